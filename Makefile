@@ -1,0 +1,107 @@
+# `make demo` and `make test` need python3 with its venv module, a C compiler and make; pip brings the rest.
+# The package is installed editable, so Python changes count at once and only the core is rebuilt.
+
+PYTHON ?= python3
+VENV ?= .venv
+# More for pytest: make test ARGS="-k index -x"
+ARGS ?=
+
+BIN := $(VENV)/bin
+CORE := setup.py pyproject.toml $(wildcard src/fastcas/_core.pyx src/fastcas/native/*)
+# The build's own requirements, as pyproject.toml states them.
+BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d ,)
+NOBODY := setpriv --reuid=65534 --regid=65534 --clear-groups
+
+.PHONY: help demo build test test-all test-user bench bench-smoke bench-guard bench-peers lint annotate clean
+
+help:
+	@echo 'make demo         store and read back a real image, with rates'
+	@echo 'make build        the virtual environment and the compiled core'
+	@echo 'make test         the tests                    ARGS="-k NAME" for some of them'
+	@echo 'make test-all     the tests on every Python 3.10 to 3.13 found'
+	@echo 'make test-user    as root: the tests as a user without rights, in a copy'
+	@echo 'make bench        the benchmarks               bench-smoke: the same at small sizes'
+	@echo 'make bench-guard  ratios to baselines of the same run, against their floors'
+	@echo 'make bench-peers  beside umoci (needs Go) and a plain Python loop'
+	@echo 'make bench-peers  fastcas, umoci and a naive loop in one run; rewrites the table of bench/README.md'
+	@echo 'make lint         ruff, mypy, stubtest, cython-lint, codespell'
+	@echo 'make annotate     what Cython made of the core: build/annotate/_core.html'
+	@echo 'make clean        remove what was built'
+
+$(VENV)/.created:
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+	  echo 'no virtual environment could be made; on Debian: apt-get install python3-venv' >&2; exit 1; }
+	@command -v $(CC) >/dev/null || { rm -rf $(VENV); \
+	  echo 'a C compiler is needed; on Debian: apt-get install gcc libc6-dev python3-dev' >&2; exit 1; }
+	$(BIN)/python -m pip install -q $(BUILD_REQUIRES)
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.created $(CORE)
+	$(BIN)/python -m pip install -q --no-build-isolation -e .
+	$(BIN)/python -m compileall -q src/fastcas
+	@touch $@
+
+# fastcas is there already, so these add only what the extra names.
+$(VENV)/.extra-%: $(VENV)/.created pyproject.toml | $(VENV)/.built
+	$(BIN)/python -m pip install -q 'fastcas[$*]'
+	@touch $@
+
+build: $(VENV)/.built
+
+demo: build
+	@$(BIN)/python demo/demo.py
+
+test: build $(VENV)/.extra-test
+	$(BIN)/python -m pytest $(ARGS)
+
+# An interpreter counts when it runs: on PATH, or one of pyenv's.
+test-all:
+	@set -e; found=; \
+	for v in 3.10 3.11 3.12 3.13; do \
+	  for python in python$$v $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python$$v; do \
+	    $$python -c 'import venv, ensurepip' 2>/dev/null || continue; \
+	    echo "== Python $$v: $$python"; found="$$found $$v"; \
+	    $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv/test-all/$$v; \
+	    break; \
+	  done; \
+	done; \
+	echo "passed on Python:$${found:- none found}"; test -n "$$found"
+
+# A copy, because the checkout may lie where nobody can't go; for its Python the same holds.
+test-user:
+	@test "$$(id -u)" = 0 || { echo 'test-user is for root; as a user, make test does it' >&2; exit 2; }
+	@set -e; copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
+	tar -c --exclude=./.git --exclude=./.venv --exclude=./build --exclude='*.so' . | tar -x -C "$$copy"; \
+	chown -R 65534:65534 "$$copy"; \
+	python=$$($(PYTHON) -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))'); \
+	$(NOBODY) sh -c '"$$0" -c ""' "$$python" 2>/dev/null || python=/usr/bin/python3; \
+	cd "$$copy"; HOME="$$copy" $(NOBODY) $(MAKE) --no-print-directory test PYTHON="$$python"
+
+bench: build $(VENV)/.extra-bench
+	$(BIN)/python -m pytest bench --benchmark-only $(ARGS)
+
+bench-smoke: build $(VENV)/.extra-bench
+	FASTCAS_BENCH_SIZE=small $(BIN)/python -m pytest bench --benchmark-only $(ARGS)
+
+bench-guard: build $(VENV)/.extra-bench
+	$(BIN)/python bench/guard.py $(ARGS)
+
+bench-peers: build $(VENV)/.extra-bench
+	$(BIN)/python bench/run.py $(ARGS)
+
+lint: build $(VENV)/.extra-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/stubtest fastcas._core --mypy-config-file pyproject.toml
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint src/fastcas  # runs pycodestyle by name
+	$(BIN)/codespell
+
+annotate: build
+	@mkdir -p build/annotate
+	$(BIN)/cython -3 --annotate -I src/fastcas/native -o build/annotate/_core.c src/fastcas/_core.pyx
+
+clean:
+	rm -rf build dist bench/.work src/*.egg-info src/fastcas/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f .venv/.built .venv/test-all/*/.built
+	find src tests bench demo -name __pycache__ -type d -prune -exec rm -rf {} +
