@@ -1,0 +1,744 @@
+# cython: auto_pickle=False
+"""Descriptors, buffers and digests: the part of fastcas that is compiled.
+
+Nothing here knows a path, a document, a lock or a policy. Each method has one beat: arguments to C
+locals, one section without the GIL (native/*.c), a result. A section ends after a tenth of a
+second, so that signals are answered; it costs the GIL only then, or once a MiB when somebody
+watches the progress.
+"""
+
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.memoryview cimport PyMemoryView_FromObject
+from libc.stdint cimport UINT64_MAX, int64_t, uint64_t, uintptr_t
+from libc.string cimport memcpy
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+
+from fastcas.native.evp cimport (
+    fc_evp_copy, fc_evp_fetch, fc_evp_final, fc_evp_free, fc_evp_load, fc_evp_new, fc_evp_reason,
+    fc_evp_size, fc_evp_update, fc_evp_version,
+)
+from fastcas.native.stream cimport (
+    FC_DIGEST_MAX, FC_EDIGEST, FC_EFORKED, FC_ELIMIT, FC_ELONG, FC_EMISMATCH, FC_ESHORT, FC_SLAB,
+    fc_copy, fc_copy_method, fc_hasher,
+    fc_reader, fc_reader_close, fc_reader_drain, fc_reader_init, fc_reader_read,
+    fc_reader_read_all, fc_reader_read_small, fc_sink, fc_sink_close, fc_sink_filled, fc_sink_finish, fc_sink_init,
+    fc_sink_pull, fc_sink_push, fc_sink_slot,
+)
+from fastcas.native.sys cimport (
+    fc_is_hex, fc_link_fd, fc_next_name, fc_open_regular, fc_openat2, fc_read_names,
+)
+
+import os
+import stat
+
+cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        object (*tp_new)(PyTypeObject *kind, object args, void *keywords)
+    object PyUnicode_New(Py_ssize_t size, unsigned int greatest)
+    void *PyUnicode_DATA(object text)
+    object PyMemoryView_FromMemory(char *memory, Py_ssize_t size, int flags)
+    int PyBUF_READ
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
+cdef uint64_t PROGRESS_STEP = 1 << 20
+cdef uint64_t COPY_STEP = 16 << 20
+cdef size_t GIL_FROM = 2048  # below this many bytes, letting go of the GIL costs more than it gives
+cdef size_t NAMES_BUFFER = 64 << 10
+
+
+class LimitError(Exception):
+    """The source holds more bytes than the caller allows."""
+
+
+class ForkedError(RuntimeError):
+    """The process was forked in the middle of a stream, and its helper thread is in the parent."""
+
+
+class VerifyError(Exception):
+    """What a Reader reads isn't what it should be: `.kind` is "short", "long" or "mismatch";
+    `.actual` is the size that was found, or the digest in hexadecimal digits; `.size` is the size
+    that the file must have."""
+
+    def __init__(self, kind, actual, size):
+        super().__init__(kind, actual, size)
+        self.kind = kind
+        self.actual = actual
+        self.size = size
+
+
+cdef object failure(int status):
+    """The one place where a negative status becomes an exception."""
+    cdef char reason[256]
+    if status == FC_EDIGEST:
+        fc_evp_reason(reason, sizeof(reason))
+        return RuntimeError("digest failed: " + reason.decode("utf-8", "replace"))
+    if status == FC_ELIMIT:
+        return LimitError()
+    if status == FC_EFORKED:
+        return ForkedError("the process was forked in the middle of this stream")
+    return OSError(-status, os.strerror(-status))
+
+
+# ---- algorithms
+
+# The names that image layouts use, and libcrypto's. EVP_MDs are fetched once, at import.
+cdef dict EVP_NAMES = {"sha256": b"SHA256", "sha512": b"SHA512"}
+cdef dict fetched = {}
+
+
+cdef str find_backend():
+    cdef const char *where = NULL
+    cdef const void *md
+    try:
+        import _hashlib
+        path = getattr(_hashlib, "__file__", None)  # None: linked into the interpreter
+        encoded = os.fsencode(path) if path else b""
+        if path:
+            where = encoded
+    except ImportError:
+        pass
+    if fc_evp_load(where) == 0:
+        for name, evp_name in EVP_NAMES.items():
+            md = fc_evp_fetch(evp_name)
+            if md is not NULL:
+                fetched[name] = <uintptr_t>md
+        if "sha256" in fetched:
+            return "libcrypto " + fc_evp_version().decode()
+    fetched.clear()
+    return "hashlib (libcrypto was not found)"
+
+
+BACKEND = find_backend()
+
+
+def algorithms():
+    """The digest algorithms that can be computed here, a tuple of names such as ``sha256``."""
+    return tuple(EVP_NAMES)
+
+
+cdef int object_update(void *state, const void *data, size_t size) noexcept with gil:
+    cdef Digester digester = <Digester>state
+    try:
+        digester.fallback.update(PyMemoryView_FromMemory(<char *>data, <Py_ssize_t>size, PyBUF_READ))
+    except BaseException:
+        return FC_EDIGEST
+    return 0
+
+
+cdef int object_final(void *state, unsigned char *digest) noexcept with gil:
+    cdef Digester digester = <Digester>state
+    cdef bytes value
+    try:
+        value = digester.fallback.digest()
+    except BaseException:
+        return FC_EDIGEST
+    memcpy(digest, PyBytes_AS_STRING(value), len(value))
+    return 0
+
+
+cdef class Digester:
+    """One digest in the making, like hashlib's objects.
+
+    `algorithm` is a name of ``algorithms()``; ValueError for any other. Not to be used by two
+    threads at once: RuntimeError.
+    """
+
+    cdef readonly str name
+    cdef readonly int digest_size
+    cdef void *context
+    cdef object fallback  # the last rung: a hashlib object
+    cdef bint busy
+
+    def __cinit__(self, str algorithm not None):
+        if algorithm not in EVP_NAMES:
+            raise ValueError(f"no digest algorithm {algorithm!r} here")
+        self.name = algorithm
+        cdef const void *md = <const void *><uintptr_t>fetched.get(algorithm, 0)
+        if md is not NULL:
+            self.digest_size = fc_evp_size(md)
+            self.context = fc_evp_new(md)
+            if self.context is NULL:
+                raise failure(FC_EDIGEST)
+        else:
+            import hashlib
+            self.fallback = hashlib.new(algorithm)
+            self.digest_size = self.fallback.digest_size
+
+    def __dealloc__(self):
+        fc_evp_free(self.context)
+
+    cdef fc_hasher hasher(self) noexcept:
+        """For the streams below: valid as long as this object lives."""
+        cdef fc_hasher hasher
+        hasher.digest_size = self.digest_size
+        if self.context is not NULL:
+            hasher.update = fc_evp_update
+            hasher.final = fc_evp_final
+            hasher.state = self.context
+            hasher.may_thread = 1
+        else:
+            hasher.update = object_update
+            hasher.final = object_final
+            hasher.state = <void *>self
+            hasher.may_thread = 0
+        return hasher
+
+    def update(self, data):
+        """Adds a bytes-like object."""
+        cdef Py_buffer buffer
+        cdef fc_hasher hasher = self.hasher()
+        cdef int status
+        if self.busy:
+            raise RuntimeError("this Digester is in use by another thread")
+        PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
+        self.busy = True
+        if <size_t>buffer.len < GIL_FROM:
+            status = hasher.update(hasher.state, buffer.buf, <size_t>buffer.len)
+        else:
+            with nogil:
+                status = hasher.update(hasher.state, buffer.buf, <size_t>buffer.len)
+        self.busy = False
+        PyBuffer_Release(&buffer)
+        if status < 0:
+            raise failure(status)
+
+    def copy(self):
+        """An independent Digester that has been given the same data."""
+        if self.busy:
+            raise RuntimeError("this Digester is in use by another thread")
+        cdef Digester twin = Digester(self.name)
+        if self.context is not NULL:
+            fc_evp_free(twin.context)
+            twin.context = fc_evp_copy(self.context)
+            if twin.context is NULL:
+                raise failure(FC_EDIGEST)
+        else:
+            twin.fallback = self.fallback.copy()
+        return twin
+
+    def digest(self):
+        """The digest of the data so far, `digest_size` bytes; more data may follow."""
+        cdef unsigned char value[FC_DIGEST_MAX]
+        cdef Digester twin = self.copy()
+        cdef fc_hasher hasher = twin.hasher()
+        cdef int status = hasher.final(hasher.state, value)
+        if status < 0:
+            raise failure(status)
+        return value[:self.digest_size]
+
+    def hexdigest(self):
+        """The same in lower-case hexadecimal digits."""
+        return self.digest().hex()
+
+
+def split_digest(str text not None):
+    """Where the colon of a digest ``algorithm:encoded`` stands, or -1 when `text` isn't one by the
+    grammar of the OCI image specification (descriptor.md)."""
+    cdef Py_ssize_t size, i = 0, colon
+    cdef const unsigned char *c
+    cdef bint component = False
+    try:
+        c = <const unsigned char *>PyUnicode_AsUTF8AndSize(text, &size)
+    except UnicodeEncodeError:  # lone surrogates
+        return -1
+    while i < size and c[i] != b":":
+        if b"a" <= c[i] <= b"z" or b"0" <= c[i] <= b"9":
+            component = True
+        elif component and (c[i] == b"+" or c[i] == b"." or c[i] == b"_" or c[i] == b"-"):
+            component = False
+        else:
+            return -1
+        i += 1
+    if not component or i >= size - 1:
+        return -1
+    colon = i
+    for i in range(colon + 1, size):
+        if not is_encoded(c[i]):
+            return -1
+    return colon
+
+
+cdef inline bint is_encoded(unsigned char c) noexcept nogil:
+    return (b"a" <= c <= b"z" or b"A" <= c <= b"Z" or b"0" <= c <= b"9"
+            or c == b"=" or c == b"_" or c == b"-")
+
+
+# ---- memory of the streams
+
+cdef class _Slab:
+    """FC_SLAB bytes at the start of a page: an unaligned buffer costs reads a factor of three."""
+
+    cdef unsigned char *memory
+    cdef int exports
+
+    def __cinit__(self):
+        cdef void *memory = mmap(NULL, FC_SLAB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if memory == MAP_FAILED:
+            raise MemoryError()
+        self.memory = <unsigned char *>memory
+
+    def __dealloc__(self):
+        if self.memory is not NULL:
+            munmap(self.memory, FC_SLAB)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.memory, FC_SLAB, 0, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.exports -= 1
+
+
+# Touching fresh memory costs more than hashing a small blob: a few slabs are kept.
+cdef list spare_slabs = []
+
+
+cdef _Slab take_slab():
+    return spare_slabs.pop() if spare_slabs else _Slab()
+
+
+cdef give_slab(_Slab slab):
+    if slab.exports == 0 and len(spare_slabs) < 2:
+        spare_slabs.append(slab)
+
+
+# ---- into a file
+
+cdef class Sink:
+    """A stream that is hashed and stored at once in the file `fd` (-1: only hashed).
+
+    `expected` is the size if it is known (-1: not), `limit` the number of bytes above which the
+    stream is refused with LimitError (-1: none), `writeback` starts the disk early because an fsync
+    will follow. `progress` is called with (bytes so far, `expected` or None) about once a MiB.
+    """
+
+    cdef fc_sink sink
+    cdef _Slab slab
+    cdef Digester digester
+    cdef object progress
+    cdef object total
+    cdef uint64_t told
+    cdef uint64_t burst
+    cdef bint open
+
+    def __cinit__(self, int fd, str algorithm not None, *, int64_t expected=-1, int64_t limit=-1,
+                  bint writeback=False, progress=None):
+        self.digester = Digester(algorithm)
+        self.slab = take_slab()
+        self.progress = progress
+        self.total = expected if expected >= 0 else None
+        self.burst = UINT64_MAX if progress is None else PROGRESS_STEP
+        fc_sink_init(&self.sink, self.digester.hasher(), self.slab.memory, fd, writeback,
+                     UINT64_MAX if limit < 0 else <uint64_t>limit, expected)
+        self.open = True
+
+    def __dealloc__(self):
+        if self.open:
+            with nogil:
+                fc_sink_close(&self.sink)
+
+    @property
+    def size(self):
+        """Bytes taken so far."""
+        return self.sink.size
+
+    @property
+    def storing(self):
+        """Whether the last failure was the file's and not the source's."""
+        return bool(self.sink.storing)
+
+    cdef int check_open(self) except -1:
+        if not self.open:
+            raise ValueError("this stream is finished")
+
+    cdef int beat(self) except -1:
+        """Between two sections: signals, and the one who watches."""
+        PyErr_CheckSignals()
+        if self.progress is not None and self.sink.size - self.told >= PROGRESS_STEP:
+            self.told = self.sink.size
+            self.progress(self.sink.size, self.total)
+
+    def copy_from_fd(self, int source, *, bint polled=False, double timeout=-1.0):
+        """Takes what `source` gives, from its own offset to its end. `polled`: it may keep us
+        waiting (a pipe, a socket); TimeoutError after `timeout` seconds without a byte, if >= 0."""
+        cdef int status = 1
+        cdef uint64_t before
+        cdef double waited = 0.0
+        self.check_open()
+        self.sink.polled = polled
+        while status == 1:
+            before = self.sink.size
+            with nogil:
+                status = fc_sink_pull(&self.sink, source, self.burst)
+            if status < 0:
+                raise failure(status)
+            self.beat()
+            waited = 0.0 if self.sink.size > before else waited + 0.1
+            if status == 1 and 0 <= timeout < waited:
+                raise TimeoutError(f"nothing came for {timeout:g} seconds")
+
+    def write(self, data):
+        """Takes a bytes-like object. Only `bytes` can't change under our hands: large ones are
+        hashed and written where they lie, any other memory is copied once on its way."""
+        cdef Py_buffer buffer
+        cdef size_t done = 0
+        cdef int status = 1
+        cdef bint stable = holds_bytes(data)
+        self.check_open()
+        PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
+        try:
+            while status == 1:
+                with nogil:
+                    status = fc_sink_push(&self.sink, <const unsigned char *>buffer.buf, <size_t>buffer.len,
+                                          stable, self.burst, &done)
+                if status < 0:
+                    raise failure(status)
+                self.beat()
+        except BaseException:
+            self.abort()  # the helper thread may still be reading the buffer
+            raise
+        finally:
+            PyBuffer_Release(&buffer)
+
+    def fill(self, readinto):
+        """Takes what `readinto(memoryview) -> count` gives until it returns 0. A view that it keeps
+        is an error: what is hashed and stored may not change any more."""
+        cdef unsigned char *data
+        cdef size_t room
+        cdef Py_ssize_t n = 0, at
+        cdef int status
+        self.check_open()
+        while True:
+            with nogil:
+                status = fc_sink_slot(&self.sink, &data, &room)
+            if status < 0:
+                raise failure(status)
+            at = data - self.slab.memory
+            with PyMemoryView_FromObject(self.slab) as whole:
+                with whole[at:at + <Py_ssize_t>room] as view:
+                    n = readinto(view)
+            if self.slab.exports:
+                raise BufferError("the reader kept the memory that it was given to fill")
+            if not 0 <= n <= <Py_ssize_t>room:
+                raise ValueError(f"readinto() returned {n} for a buffer of {room} bytes")
+            if n == 0:
+                return
+            status = fc_sink_filled(&self.sink, <size_t>n)
+            if status < 0:
+                raise failure(status)
+            self.beat()
+
+    def finish(self):
+        """Writes the rest; returns (digest in hexadecimal digits, size in bytes). The file then has
+        exactly that size; nothing is synced."""
+        cdef unsigned char digest[FC_DIGEST_MAX]
+        cdef int status
+        self.check_open()
+        with nogil:
+            status = fc_sink_finish(&self.sink, digest)
+        self.abort()
+        if status < 0:
+            raise failure(status)
+        if self.progress is not None:
+            self.progress(self.sink.size, self.total)
+        return digest[:self.digester.digest_size].hex(), self.sink.size
+
+    def abort(self):
+        """Ends the stream; may be called at any time, and again."""
+        if self.open:
+            self.open = False
+            with nogil:
+                fc_sink_close(&self.sink)
+            give_slab(self.slab)
+            self.slab = None
+
+
+cdef bint holds_bytes(data):
+    """Whether `data` is memory that can't change: a bytes object, or a view of one."""
+    while type(data) is memoryview:
+        data = data.obj
+    return type(data) is bytes
+
+
+def digest_fd(int fd, str algorithm not None, *, bint polled=False, progress=None):
+    """(digest in hexadecimal digits, size in bytes) of what `fd` gives from its offset to its end."""
+    facts = os.fstat(fd)
+    cdef int64_t expected = facts.st_size if stat.S_ISREG(facts.st_mode) else -1
+    cdef Sink sink = Sink(-1, algorithm, expected=expected, progress=progress)
+    try:
+        sink.copy_from_fd(fd, polled=polled)
+        return sink.finish()
+    finally:
+        sink.abort()
+
+
+# ---- out of a file
+
+cdef class Reader:
+    """The `size` bytes of the file `fd` whose digest is `expected` (raw bytes), in order.
+
+    The last of them are handed out only after the size of the file and the digest of all of it were
+    found right; VerifyError otherwise. Not to be used by two threads at once.
+    """
+
+    cdef fc_reader reader
+    cdef _Slab slab
+    cdef Digester digester
+    cdef bint open
+
+    def __cinit__(self, int fd, str algorithm not None, uint64_t size, bytes expected not None):
+        self.digester = Digester(algorithm)
+        if len(expected) != self.digester.digest_size:
+            raise ValueError(f"a {algorithm} digest has {self.digester.digest_size} bytes")
+        self.slab = take_slab()
+        fc_reader_init(&self.reader, self.digester.hasher(), self.slab.memory, fd, size,
+                       <const unsigned char *>PyBytes_AS_STRING(expected))
+        self.open = True
+
+    def __dealloc__(self):
+        if self.open:
+            with nogil:
+                fc_reader_close(&self.reader)
+
+    @property
+    def verified(self):
+        """Whether the whole was read and found right."""
+        return bool(self.reader.verified)
+
+    @property
+    def position(self):
+        """How many bytes were handed out."""
+        return self.reader.offset - (self.reader.fill - self.reader.taken)
+
+    cdef int check(self, int status) except -1:
+        if status < 0:
+            raise reader_failure(&self.reader, status)
+        PyErr_CheckSignals()
+
+    cdef int check_open(self) except -1:
+        if not self.open:
+            raise ValueError("this stream is closed")
+
+    def readinto(self, data):
+        """Fills the writable bytes-like object; returns how many bytes, 0 at the end."""
+        cdef Py_buffer buffer
+        cdef size_t done = 0
+        cdef int status = 1
+        self.check_open()
+        PyObject_GetBuffer(data, &buffer, PyBUF_WRITABLE)
+        try:
+            while status == 1:
+                with nogil:
+                    status = fc_reader_read(&self.reader, <unsigned char *>buffer.buf, <size_t>buffer.len, &done)
+                self.check(status)
+        finally:
+            PyBuffer_Release(&buffer)
+        return done
+
+    def read(self, Py_ssize_t size=-1):
+        """The next `size` bytes, fewer only at the end; all the rest for -1."""
+        cdef uint64_t left = self.reader.size - self.position
+        cdef size_t done = 0
+        cdef int status = 1
+        self.check_open()
+        if size >= 0 and <uint64_t>size < left:
+            left = <uint64_t>size
+        value = PyBytes_FromStringAndSize(NULL, left)
+        cdef unsigned char *out = <unsigned char *>PyBytes_AS_STRING(value)
+        cdef bint whole = self.reader.offset == 0 and left == self.reader.size
+        try:
+            while status == 1:
+                with nogil:
+                    if whole:
+                        status = fc_reader_read_all(&self.reader, out)
+                    else:
+                        status = fc_reader_read(&self.reader, out, left, &done)
+                self.check(status)
+        except BaseException:
+            self.close()  # the helper thread may still be reading `value`
+            raise
+        return value
+
+    def drain(self):
+        """Reads and verifies what was not handed out, and drops it."""
+        cdef int status = 1
+        self.check_open()
+        while status == 1:
+            with nogil:
+                status = fc_reader_drain(&self.reader)
+            self.check(status)
+
+    def close(self):
+        """Ends the stream; may be called at any time, and again. The file stays open."""
+        if self.open:
+            self.open = False
+            with nogil:
+                fc_reader_close(&self.reader)
+            give_slab(self.slab)
+            self.slab = None
+
+
+cdef object reader_failure(fc_reader *reader, int status):
+    if status == FC_ESHORT:
+        return VerifyError("short", reader.offset, reader.size)
+    if status == FC_ELONG:
+        return VerifyError("long", reader.size + 1, reader.size)
+    if status == FC_EMISMATCH:
+        return VerifyError("mismatch", reader.actual[:reader.lane.hasher.digest_size].hex(), reader.size)
+    return failure(status)
+
+
+def read_small(int dirfd, bytes name not None, str algorithm not None, str expected not None):
+    """What `open_regular` and a Reader do, at one go for a file of at most 64 KiB: returns its
+    content, verified. Returns (descriptor, size) for a larger one and None for no regular file.
+    `expected` is in hexadecimal digits."""
+    cdef fc_reader reader
+    cdef Digester digester = Digester(algorithm)
+    cdef fc_hasher hasher = digester.hasher()
+    cdef bytes raw = bytes.fromhex(expected)
+    cdef const unsigned char *digest = <const unsigned char *>PyBytes_AS_STRING(raw)
+    cdef const char *path = name
+    cdef int status
+    if len(raw) != digester.digest_size:
+        raise ValueError(f"a {algorithm} digest has {digester.digest_size} bytes")
+    cdef _Slab slab = take_slab()
+    with nogil:
+        status = fc_reader_read_small(&reader, hasher, slab.memory, dirfd, path, digest)
+    try:
+        if status < 0:
+            raise reader_failure(&reader, status)
+        if <int64_t>reader.size < 0:
+            return None
+        if status == 1:
+            return reader.fd, reader.size
+        return PyBytes_FromStringAndSize(<char *>slab.memory, reader.size)
+    finally:
+        give_slab(slab)
+
+
+# ---- from file to file
+
+cdef tuple METHODS = ("reflink", "copy_file_range", "sendfile", "copy")  # as in stream.h
+
+
+def copy_fd(int source, int target, uint64_t size, *, first="reflink", progress=None):
+    """Copies `size` bytes from the beginning of `source` to the offset of `target` in the cheapest
+    way that both allow, beginning with `first`: reflink, copy_file_range, sendfile, copy. A way
+    that stops halfway is continued by the next one. Returns (the last way used, `size`);
+    VerifyError "short" where the source ends early."""
+    cdef fc_copy_method method = <fc_copy_method><int>METHODS.index(first)
+    cdef uint64_t offset = 0, told = 0
+    cdef uint64_t step = COPY_STEP, most = UINT64_MAX if progress is None else COPY_STEP
+    cdef int status = 1
+    cdef _Slab slab = take_slab()
+    try:
+        while status == 1:
+            with nogil:
+                status = fc_copy(source, target, &method, &offset, size, &step, most, slab.memory)
+            if status == FC_ESHORT:
+                raise VerifyError("short", offset, size)
+            if status < 0:
+                raise failure(status)
+            PyErr_CheckSignals()
+            if progress is not None and offset > told:
+                told = offset
+                progress(offset, size)
+    finally:
+        give_slab(slab)
+    return METHODS[<int>method], size
+
+
+# ---- system calls that the os module lacks
+
+def openat2(int dirfd, bytes name not None, int flags, unsigned int mode=0):
+    """Opens `name` beneath the directory `dirfd`, through no symbolic link at any level (openat2(2)
+    with RESOLVE_BENEATH, NO_SYMLINKS and NO_MAGICLINKS); O_CLOEXEC is implied. Returns a descriptor."""
+    cdef const char *path = name
+    cdef int fd
+    with nogil:
+        fd = fc_openat2(dirfd, path, flags, mode)
+    if fd < 0:
+        raise failure(fd)
+    return fd
+
+
+def open_regular(int dirfd, bytes name not None):
+    """Opens a regular file for reading like `openat2`, waiting for nothing. Returns (descriptor, size
+    in bytes), or None where `name` stands for anything else."""
+    cdef const char *path = name
+    cdef int64_t size = -1
+    cdef int fd
+    with nogil:
+        fd = fc_open_regular(dirfd, path, &size)
+    if fd < 0:
+        raise failure(fd)
+    return None if size < 0 else (fd, size)
+
+
+def link_fd(int fd, int dirfd, bytes name not None):
+    """Gives the open file `fd` the name `name` in the directory `dirfd` (linkat(2))."""
+    cdef const char *path = name
+    cdef int status
+    with nogil:
+        status = fc_link_fd(fd, dirfd, path)
+    if status < 0:
+        raise failure(status)
+
+
+def read_digests(int dirfd, bytes prefix not None, Py_ssize_t hex_digits, type kind not None):
+    """The next regular files of a directory whose names can be the encoded part of a digest: a list
+    of some hundred `kind` (a subclass of str) of `prefix` and name, or None at the end.
+    `hex_digits`: names of so many lower-case hexadecimal digits; 0: whatever the grammar allows."""
+    cdef bytes buffer = PyBytes_FromStringAndSize(NULL, NAMES_BUFFER)
+    cdef char *entries = PyBytes_AS_STRING(buffer)
+    cdef char text[512]
+    cdef char *behind = text + len(prefix)
+    cdef const char *name
+    cdef int size, offset = 0, regular
+    cdef Py_ssize_t length
+    cdef list digests = []
+    if not issubclass(kind, str):
+        raise TypeError("kind must be a subclass of str")
+    if len(prefix) > 256:
+        raise ValueError("no file name is as long as this prefix")
+    memcpy(text, PyBytes_AS_STRING(prefix), len(prefix))
+    with nogil:
+        size = fc_read_names(dirfd, entries, NAMES_BUFFER)
+    if size < 0:
+        raise failure(size)
+    if size == 0:
+        return None
+    while offset < size:
+        name = fc_next_name(entries, &offset, &regular)
+        length = encoded_length(name, hex_digits)
+        if length == 0 or regular == 0 or (regular < 0 and not is_regular(name, dirfd)):
+            continue
+        memcpy(behind, name, length)
+        digest = PyUnicode_New(len(prefix) + length, 127)
+        memcpy(PyUnicode_DATA(digest), text, len(prefix) + length)
+        # str.__new__ without the call: half of what listing an entry costs
+        digests.append((<PyTypeObject *>str).tp_new(<PyTypeObject *>kind, (digest,), NULL))
+    return digests
+
+
+cdef bint is_regular(bytes name, int dirfd) except -1:
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+cdef Py_ssize_t encoded_length(const char *name, Py_ssize_t hex_digits) noexcept nogil:
+    """The length of a name that fits, or 0."""
+    cdef Py_ssize_t i = 0
+    if hex_digits:
+        return hex_digits if fc_is_hex(name, hex_digits) else 0
+    while name[i] != 0:
+        if not is_encoded(<unsigned char>name[i]):
+            return 0
+        i += 1
+    return i

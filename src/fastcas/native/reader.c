@@ -1,0 +1,173 @@
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ring.h"
+#include "sys.h"
+
+void fc_reader_init(fc_reader *reader, fc_hasher hasher, unsigned char *slab, int fd, uint64_t size,
+                    const unsigned char *expected)
+{
+    memset(reader, 0, sizeof *reader);
+    fc_lane_init(&reader->lane, hasher, slab, size > INT64_MAX ? INT64_MAX : (int64_t)size);
+    reader->fd = fd;
+    reader->size = size;
+    memcpy(reader->expected, expected, (size_t)hasher.digest_size);
+}
+
+static void begin(fc_reader *reader)
+{
+    if (reader->offset == 0 && reader->size >= FC_THREAD_FROM) {
+        posix_fadvise(reader->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+        fc_lane_thread(&reader->lane, (int64_t)reader->size);
+    }
+}
+
+/* Exactly `size` bytes at the reader's offset, read into `out` and hashed there. */
+static int take(fc_reader *reader, unsigned char *out, size_t size)
+{
+    size_t got = 0;
+    int status;
+
+    while (got < size) {
+        ssize_t n = pread(reader->fd, out + got, size - got, (off_t)(reader->offset + got));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            reader->offset += got;
+            return n ? -errno : FC_ESHORT;
+        }
+        got += (size_t)n;
+    }
+    status = fc_lane_hash(&reader->lane, out, got);
+    reader->offset += got;
+    return status;
+}
+
+/* At the end of the data: nothing behind it, and the digest is the expected one. */
+static int check(fc_reader *reader)
+{
+    unsigned char beyond;
+    ssize_t n;
+    int status;
+
+    if (reader->verified)
+        return 0;
+    do
+        n = pread(reader->fd, &beyond, 1, (off_t)reader->size);
+    while (n < 0 && errno == EINTR);
+    if (n)
+        return n < 0 ? -errno : FC_ELONG;
+    status = fc_lane_final(&reader->lane, reader->actual);
+    fc_lane_close(&reader->lane);
+    if (status)
+        return status;
+    if (memcmp(reader->actual, reader->expected, (size_t)reader->lane.hasher.digest_size))
+        return FC_EMISMATCH;
+    reader->verified = 1;
+    return 0;
+}
+
+static int fill(fc_reader *reader)
+{
+    uint64_t left = reader->size - reader->offset;
+    size_t size;
+    int status;
+
+    begin(reader);
+    size = left < reader->lane.slot_size ? (size_t)left : reader->lane.slot_size;
+    status = fc_lane_acquire(&reader->lane);
+    reader->slot = fc_lane_slot(&reader->lane);
+    if (!status)
+        status = take(reader, reader->slot, size);
+    if (!status && reader->offset == reader->size)
+        status = check(reader);
+    if (status)
+        return status;
+    reader->fill = size;
+    reader->taken = 0;
+    return 0;
+}
+
+int fc_reader_read(fc_reader *reader, unsigned char *out, size_t size, size_t *done)
+{
+    uint64_t deadline = fc_deadline();
+
+    while (*done < size) {
+        if (reader->taken == reader->fill) {
+            if (reader->offset == reader->size)
+                return check(reader);
+            int status = fill(reader);
+            if (status)
+                return status;
+        }
+        size_t n = reader->fill - reader->taken;
+        if (n > size - *done)
+            n = size - *done;
+        memcpy(out + *done, reader->slot + reader->taken, n);
+        reader->taken += n;
+        *done += n;
+        if (*done < size && fc_past(deadline))
+            return 1;
+    }
+    return 0;
+}
+
+int fc_reader_read_all(fc_reader *reader, unsigned char *out)
+{
+    uint64_t deadline = fc_deadline();
+
+    begin(reader);
+    while (reader->offset < reader->size) {
+        uint64_t left = reader->size - reader->offset;
+        int status = fc_lane_acquire(&reader->lane);
+        if (!status)
+            status = take(reader, out + reader->offset, left < FC_SLOT_LARGE ? (size_t)left : FC_SLOT_LARGE);
+        if (status)
+            return status;
+        if (fc_past(deadline))
+            return 1;
+    }
+    return check(reader);
+}
+
+int fc_reader_drain(fc_reader *reader)
+{
+    uint64_t deadline = fc_deadline();
+
+    reader->taken = reader->fill = 0;
+    while (reader->offset < reader->size) {
+        int status = fill(reader);
+        if (status)
+            return status;
+        reader->taken = reader->fill;
+        if (fc_past(deadline))
+            return 1;
+    }
+    return check(reader);
+}
+
+void fc_reader_close(fc_reader *reader)
+{
+    fc_lane_close(&reader->lane);
+}
+
+int fc_reader_read_small(fc_reader *reader, fc_hasher hasher, unsigned char *slab, int dirfd, const char *name,
+                         const unsigned char *expected)
+{
+    int64_t size;
+    int status, fd = fc_open_regular(dirfd, name, &size);
+
+    if (fd < 0)
+        return fd;
+    fc_reader_init(reader, hasher, slab, fd, (uint64_t)size, expected);
+    if (size < 0)
+        return 0;
+    if (size > FC_SLOT_SMALL)
+        return 1;
+    status = fc_reader_read_all(reader, slab);
+    close(fd);
+    return status;
+}

@@ -1,0 +1,204 @@
+#define _GNU_SOURCE
+#include <errno.h>
+#include <limits.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ring.h"
+
+/* libcrypto's digests need a few hundred bytes of stack; a hashlib object's update needs an interpreter's. */
+enum { STACK_SIZE = 512 << 10, LINGER = 4000, NAP_NS = 100000 };
+
+#if defined(__x86_64__) || defined(__i386__)
+#define PAUSE() __builtin_ia32_pause()
+#else
+#define PAUSE() __asm__ volatile("" ::: "memory")
+#endif
+
+/* Looks for a piece for about as long as one takes to hash. Sleeping at once would make the caller wake us for each
+   piece, at a tenth of the price of hashing it, whenever the two are about equally quick. */
+static void linger(fc_ring *ring)
+{
+    for (int i = 0; i < LINGER; i++) {
+        if (__atomic_load_n(&ring->head, __ATOMIC_ACQUIRE) != ring->tail)
+            return;
+        PAUSE();
+    }
+}
+
+static void *hash_pieces(void *argument)
+{
+    fc_ring *ring = argument;
+
+    pthread_mutex_lock(&ring->mutex);
+    for (;;) {
+        while (ring->tail == ring->head && !ring->stop)
+            pthread_cond_wait(&ring->queued, &ring->mutex);
+        if (ring->tail == ring->head)
+            break;
+        const void *data = ring->piece[ring->tail % FC_SLOTS].data;
+        size_t size = ring->piece[ring->tail % FC_SLOTS].size;
+        pthread_mutex_unlock(&ring->mutex);
+        int status = ring->hasher.update(ring->hasher.state, data, size);
+        pthread_mutex_lock(&ring->mutex);
+        if (status)
+            __atomic_store_n(&ring->status, status, __ATOMIC_RELEASE);
+        __atomic_store_n(&ring->tail, ring->tail + 1, __ATOMIC_RELEASE);
+        if (ring->tail == ring->head && !ring->stop) {
+            pthread_cond_signal(&ring->hashed);
+            pthread_mutex_unlock(&ring->mutex);
+            linger(ring);
+            pthread_mutex_lock(&ring->mutex);
+        }
+    }
+    pthread_mutex_unlock(&ring->mutex);
+    return NULL;
+}
+
+/* The hasher may run wherever the caller may, but not on the processor where the caller is now: with few of them the
+   scheduler else leaves both on one for seconds. */
+static void keep_off_this_cpu(pthread_attr_t *attributes)
+{
+    cpu_set_t allowed;
+    int here = sched_getcpu();
+
+    if (here < 0 || here >= CPU_SETSIZE || sched_getaffinity(0, sizeof allowed, &allowed) || CPU_COUNT(&allowed) < 2)
+        return;
+    CPU_CLR(here, &allowed);
+    pthread_attr_setaffinity_np(attributes, sizeof allowed, &allowed);
+}
+
+static int start(fc_ring *ring, fc_hasher hasher)
+{
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    int error;
+
+    memset(ring, 0, sizeof *ring);
+    ring->hasher = hasher;
+    pthread_mutex_init(&ring->mutex, NULL);
+    pthread_cond_init(&ring->queued, NULL);
+    pthread_cond_init(&ring->hashed, NULL);
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_SIZE);
+    keep_off_this_cpu(&attributes);
+    /* Signals are for the threads that can act on them: the caller's reads must see EINTR. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    error = pthread_create(&ring->thread, &attributes, hash_pieces, ring);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (!error)
+        ring->owner = getpid();
+    return -error;
+}
+
+/* Until a place in the queue is free. Not by a signal from the hasher: waking us costs it some per cent of its time, and
+   the scheduler then likes to put us on the hasher's processor, where one of the two waits for the other. A timer
+   wakes us where we went to sleep, long before the queue is empty. */
+static int wait_for_place(fc_ring *ring)
+{
+    const struct timespec nap = {.tv_nsec = NAP_NS};
+
+    if (ring->owner != getpid())
+        return FC_EFORKED;
+    while (ring->head - __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE) >= FC_SLOTS)
+        nanosleep(&nap, NULL);
+    return __atomic_load_n(&ring->status, __ATOMIC_ACQUIRE);
+}
+
+/* Until all that was queued is hashed. */
+static int wait_for_all(fc_ring *ring)
+{
+    int status;
+
+    if (ring->owner != getpid())
+        return FC_EFORKED; /* the mutex may be locked for ever in this process: don't touch it */
+    pthread_mutex_lock(&ring->mutex);
+    while (ring->tail < ring->head && !ring->status)
+        pthread_cond_wait(&ring->hashed, &ring->mutex);
+    status = ring->status;
+    pthread_mutex_unlock(&ring->mutex);
+    return status;
+}
+
+void fc_lane_init(fc_lane *lane, fc_hasher hasher, unsigned char *slab, int64_t expected)
+{
+    memset(lane, 0, sizeof *lane);
+    lane->hasher = hasher;
+    lane->slab = slab;
+    lane->slot_size = expected >= (int64_t)FC_LARGE_FROM ? FC_SLOT_LARGE : FC_SLOT_SMALL;
+}
+
+void fc_lane_thread(fc_lane *lane, int64_t expected)
+{
+    if (lane->threaded || !lane->hasher.may_thread)
+        return;
+    if (start(&lane->ring, lane->hasher)) {
+        lane->hasher.may_thread = 0; /* no thread to be had: go on alone */
+        return;
+    }
+    lane->threaded = 1;
+    if (expected < 0)
+        lane->slot_size = FC_SLOT_LARGE;
+}
+
+unsigned char *fc_lane_slot(const fc_lane *lane)
+{
+    return lane->slab + lane->ring.head % FC_SLOTS * lane->slot_size;
+}
+
+int fc_lane_acquire(fc_lane *lane)
+{
+    return lane->threaded ? wait_for_place(&lane->ring) : 0;
+}
+
+int fc_lane_hash(fc_lane *lane, const void *data, size_t size)
+{
+    fc_ring *ring = &lane->ring;
+
+    if (!lane->threaded)
+        return lane->hasher.update(lane->hasher.state, data, size);
+    if (ring->owner != getpid())
+        return FC_EFORKED;
+    pthread_mutex_lock(&ring->mutex);
+    ring->piece[ring->head % FC_SLOTS].data = data;
+    ring->piece[ring->head % FC_SLOTS].size = size;
+    __atomic_store_n(&ring->head, ring->head + 1, __ATOMIC_RELEASE);
+    pthread_cond_signal(&ring->queued);
+    pthread_mutex_unlock(&ring->mutex);
+    return 0;
+}
+
+int fc_lane_settle(fc_lane *lane)
+{
+    return lane->threaded ? wait_for_all(&lane->ring) : 0;
+}
+
+int fc_lane_final(fc_lane *lane, unsigned char *digest)
+{
+    int status = fc_lane_settle(lane);
+    return status ? status : lane->hasher.final(lane->hasher.state, digest);
+}
+
+void fc_lane_close(fc_lane *lane)
+{
+    fc_ring *ring = &lane->ring;
+
+    if (!lane->threaded)
+        return;
+    lane->threaded = 0;
+    if (ring->owner != getpid())
+        return;
+    pthread_mutex_lock(&ring->mutex);
+    ring->stop = 1;
+    pthread_cond_signal(&ring->queued);
+    pthread_mutex_unlock(&ring->mutex);
+    pthread_join(ring->thread, NULL);
+    pthread_cond_destroy(&ring->queued);
+    pthread_cond_destroy(&ring->hashed);
+    pthread_mutex_destroy(&ring->mutex);
+}

@@ -1,0 +1,192 @@
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "ring.h"
+
+enum { KICK = 1 << 20, DIRECT_FROM = 1 << 20, DIRECT_PIECE = 512 << 10 };
+
+void fc_sink_init(fc_sink *sink, fc_hasher hasher, unsigned char *slab, int fd, int writeback, uint64_t limit,
+                  int64_t expected)
+{
+    memset(sink, 0, sizeof *sink);
+    fc_lane_init(&sink->lane, hasher, slab, expected);
+    sink->fd = fd;
+    sink->writeback = writeback;
+    sink->limit = limit;
+    if (expected >= (int64_t)FC_THREAD_FROM)
+        fc_lane_thread(&sink->lane, expected);
+}
+
+static int take(fc_sink *sink, size_t size)
+{
+    sink->size += size;
+    return sink->size > sink->limit ? FC_ELIMIT : 0;
+}
+
+static int write_out(fc_sink *sink, const unsigned char *data, size_t size)
+{
+    while (size) {
+        ssize_t n = pwrite(sink->fd, data, size, (off_t)sink->written);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n ? -errno : -EIO;
+        data += n;
+        size -= (size_t)n;
+        sink->written += (uint64_t)n;
+    }
+    if (sink->writeback && sink->written - sink->kicked >= KICK) {
+        if (sync_file_range(sink->fd, (off_t)sink->kicked, (off_t)(sink->written - sink->kicked),
+                            SYNC_FILE_RANGE_WRITE)) {
+            if (errno == EIO || errno == ENOSPC || errno == EDQUOT)
+                return -errno;
+            sink->writeback = 0; /* only a head start: the fsync at the end is what counts */
+        }
+        sink->kicked = sink->written;
+    }
+    return 0;
+}
+
+static int store(fc_sink *sink, const unsigned char *data, size_t size)
+{
+    int status = sink->fd < 0 ? 0 : write_out(sink, data, size);
+    sink->storing = status < 0;
+    return status;
+}
+
+/* The slot's bytes to the hasher and to the file. */
+static int flush(fc_sink *sink)
+{
+    unsigned char *slot;
+    int status;
+
+    if (!sink->fill)
+        return 0;
+    slot = fc_lane_slot(&sink->lane);
+    status = fc_lane_hash(&sink->lane, slot, sink->fill);
+    if (!status)
+        status = store(sink, slot, sink->fill);
+    sink->fill = 0;
+    if (sink->size >= FC_THREAD_FROM)
+        fc_lane_thread(&sink->lane, -1);
+    return status;
+}
+
+int fc_sink_slot(fc_sink *sink, unsigned char **data, size_t *size)
+{
+    int status = sink->fill == sink->lane.slot_size ? flush(sink) : 0;
+
+    if (!status && !sink->fill)
+        status = fc_lane_acquire(&sink->lane);
+    if (status)
+        return status;
+    *data = fc_lane_slot(&sink->lane) + sink->fill;
+    *size = sink->lane.slot_size - sink->fill;
+    return 0;
+}
+
+int fc_sink_filled(fc_sink *sink, size_t size)
+{
+    sink->fill += size;
+    return take(sink, size);
+}
+
+int fc_sink_pull(fc_sink *sink, int source, uint64_t burst)
+{
+    uint64_t deadline = fc_deadline(), start = sink->size;
+    unsigned char *data;
+    size_t room;
+    int status;
+
+    do {
+        status = fc_sink_slot(sink, &data, &room);
+        if (status)
+            return status;
+        if (sink->polled) {
+            status = fc_wait(source, POLLIN);
+            if (status <= 0)
+                return status ? status : 1;
+        }
+        ssize_t n = read(source, data, room);
+        if (n < 0) {
+            if (errno == EAGAIN || errno == EWOULDBLOCK)
+                sink->polled = 1;
+            else if (errno != EINTR)
+                return -errno;
+            return 1;
+        }
+        if (n == 0)
+            return 0;
+        status = fc_sink_filled(sink, (size_t)n);
+        if (status)
+            return status;
+    } while (sink->size - start < burst && !fc_past(deadline));
+    return 1;
+}
+
+int fc_sink_push(fc_sink *sink, const unsigned char *data, size_t size, int stable, uint64_t burst, size_t *done)
+{
+    uint64_t deadline = fc_deadline(), start = sink->size;
+    /* Before the choice below, which must not change between two calls for one piece of memory: what was queued from it
+       is waited for at its end only if it was direct. */
+    if (sink->size >= FC_THREAD_FROM && !sink->fill)
+        fc_lane_thread(&sink->lane, -1);
+    int direct = stable && (size >= DIRECT_FROM || (!sink->lane.threaded && size >= sink->lane.slot_size));
+    unsigned char *slot;
+    size_t n, room;
+    int status = direct ? flush(sink) : 0;
+
+    while (!status && *done < size) {
+        n = size - *done;
+        if (direct) {
+            if (n > DIRECT_PIECE)
+                n = DIRECT_PIECE;
+            if (size >= DIRECT_FROM && sink->size >= FC_THREAD_FROM)
+                fc_lane_thread(&sink->lane, -1);
+            status = take(sink, n);
+            if (!status)
+                status = fc_lane_acquire(&sink->lane);
+            if (!status)
+                status = fc_lane_hash(&sink->lane, data + *done, n);
+            if (!status)
+                status = store(sink, data + *done, n);
+        } else {
+            status = fc_sink_slot(sink, &slot, &room);
+            if (status)
+                break;
+            if (n > room)
+                n = room;
+            memcpy(slot, data + *done, n);
+            status = fc_sink_filled(sink, n);
+        }
+        *done += n;
+        if (!status && *done < size && (sink->size - start >= burst || fc_past(deadline)))
+            return 1;
+    }
+    return !status && direct ? fc_lane_settle(&sink->lane) : status;
+}
+
+int fc_sink_finish(fc_sink *sink, unsigned char *digest)
+{
+    struct stat facts;
+    int status = flush(sink);
+
+    if (!status)
+        status = fc_lane_final(&sink->lane, digest);
+    fc_lane_close(&sink->lane);
+    if (status || sink->fd < 0)
+        return status;
+    if (fstat(sink->fd, &facts))
+        return -errno;
+    return (uint64_t)facts.st_size == sink->size ? 0 : -EIO;
+}
+
+void fc_sink_close(fc_sink *sink)
+{
+    fc_lane_close(&sink->lane);
+}
