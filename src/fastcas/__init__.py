@@ -1,0 +1,114 @@
+"""fastcas: a fast and safe content-addressable store for OCI image layouts.
+
+    import fastcas
+
+    with fastcas.create("image") as cas:
+        digest, size = cas.put_blob(b"hello")
+        with cas.get_blob(digest) as blob:
+            blob.read()
+
+Start with ``create`` and ``open``; ``Engine`` says what every engine does.
+"""
+
+from __future__ import annotations
+
+from fastcas import _core
+from fastcas.digest import Digest
+from fastcas.dir.engine import DirEngine
+from fastcas.dir.reader import BlobReader
+from fastcas.engine import Engine
+from fastcas.errors import (
+    ClobberError,
+    ClosedError,
+    CorruptError,
+    DigestMismatchError,
+    DurabilityError,
+    FastCASError,
+    InvalidError,
+    NotExistError,
+    SizeMismatchError,
+    UnknownAlgorithmError,
+    UnknownTypeError,
+    UnsupportedError,
+)
+from fastcas.results import BlobInfo, CopyResult, PutResult
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    from typing import Any
+
+    from fastcas.model import Descriptor, Index, Manifest, Platform
+
+__all__ = [
+    "BlobInfo",
+    "BlobReader",
+    "ClobberError",
+    "ClosedError",
+    "CopyResult",
+    "CorruptError",
+    "Descriptor",
+    "Digest",
+    "DigestMismatchError",
+    "DirEngine",
+    "DurabilityError",
+    "Engine",
+    "FastCASError",
+    "Index",
+    "InvalidError",
+    "Manifest",
+    "NotExistError",
+    "Platform",
+    "PutResult",
+    "SizeMismatchError",
+    "UnknownAlgorithmError",
+    "UnknownTypeError",
+    "UnsupportedError",
+    "backend",
+    "create",
+    "open",
+]
+
+#: Which SHA-256 is in use: "libcrypto …", or "hashlib …" where no libcrypto was found.
+backend: str = _core.BACKEND
+
+# The models need msgspec, whose import costs more than that of all the rest.
+_MODELS = ("Descriptor", "Index", "Manifest", "Platform")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODELS:
+        from fastcas import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module 'fastcas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODELS})
+
+
+def create(path: str | os.PathLike[str], *, durability: str = "full") -> DirEngine:
+    """Makes an empty OCI image layout at ``path`` and opens it; parents are made.
+
+    ``durability`` as for ``open``; unless it is "none", the new layout survives power loss.
+    Raises ClobberError where anything is at ``path``, be it an empty directory.
+    Source: OCI image-spec, image-layout.md.
+    """
+    return DirEngine.create(path, durability=durability)
+
+
+def open(path: str | os.PathLike[str], *, durability: str = "full") -> DirEngine:
+    """Opens the OCI image layout at ``path``; writes nothing, so that a read-only one opens.
+
+    ``durability`` says what a put, and everything else that changes the layout, waits for:
+
+    - "full": file and directories are synced before it returns.
+    - "batch": files are synced before they get their names, directories by ``sync()``, by the next
+      change of the index, or by ``close()``.
+    - "none": nothing is synced. After power loss a blob put lately may be missing or damaged.
+
+    Raises NotExistError where there is no such path; InvalidError where it is no layout: no
+    ``oci-layout`` of version 1.0.0, no ``blobs`` directory, no regular file ``index.json``.
+    """
+    return DirEngine.open(path, durability=durability)

@@ -1,0 +1,218 @@
+"""What the command line prints, and where: answers on standard output, the rest on standard error.
+
+A terminal gets aligned columns, sizes for people and progress; a pipe gets exact fields.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+    from typing import Any
+
+# What ends within this many seconds shows no progress.
+PATIENCE = 1.0
+
+
+def printable(text: str) -> str:
+    """The text on one line and without control characters; bytes that aren't UTF-8 as ``\\xNN``."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c
+        if c.isprintable()
+        else f"\\x{ord(c) - 0xDC00:02x}"
+        if "\udc80" <= c <= "\udcff"
+        else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def complain(message: str) -> None:
+    if sys.stderr is None:
+        return
+    try:
+        print(f"fastcas: {printable(message)}", file=sys.stderr, flush=True)
+    except OSError:
+        pass  # no one is there to be told; the exit code still says it
+
+
+def output() -> Any:
+    """Standard output as text, which a closed file descriptor 1 leaves None."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+    return sys.stdout
+
+
+def write(text: str) -> None:
+    out = output()
+    try:
+        out.write(text)
+    except UnicodeEncodeError:
+        out.write(text.encode("ascii", "backslashreplace").decode())
+    except OSError as error:
+        raise refused(error) from error
+
+
+def say(line: str) -> None:
+    write(line + "\n")
+
+
+def say_json(document: dict[str, Any]) -> None:
+    import json
+
+    say(json.dumps(document))
+
+
+def flush() -> None:
+    """Everything out now, where an error still has an exit code."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise refused(error) from error
+
+
+def refused(error: OSError) -> OSError:
+    """The error of a write to standard output, saying so; nothing more is written there."""
+    drop_output()
+    return OSError(error.errno, error.strerror, "standard output")
+
+
+def drop_output() -> None:
+    """Point standard output nowhere, so that the interpreter's last flush can't complain."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    except (OSError, ValueError, AttributeError):
+        pass
+
+
+def on_terminal(stream: Any) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def human(size: float) -> str:
+    if size < 1024:
+        return f"{size:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1023.95:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} TiB"
+
+
+def shown_size(size: int) -> str:
+    """A size for people on a terminal, exact for programs behind a pipe."""
+    return f"{human(size):>10}" if on_terminal(sys.stdout) else str(size)
+
+
+def say_table(rows: Iterable[tuple[str, ...]]) -> None:
+    """Aligned columns on a terminal, tabs in a pipe."""
+    table = [tuple(printable(cell) for cell in row) for row in rows]
+    if on_terminal(sys.stdout) and table:
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for row in table:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            say("  ".join(cells).rstrip())
+    else:
+        for row in table:
+            say("\t".join(row))
+
+
+def say_facts(facts: dict[str, Any], indent: str = "") -> None:
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            say(f"{indent}{name}:")
+            say_facts(value, indent + "  ")
+        elif isinstance(value, list):
+            say(f"{indent}{name}: {len(value)}")
+            for item in value:
+                text = "  ".join(str(v) for v in item.values()) if isinstance(item, dict) else item
+                say(f"{indent}  {printable(text)}")
+        elif name == "size":
+            exact = f"{value} bytes"
+            say(f"{indent}size: {exact if value < 1024 else f'{human(value)} ({exact})'}")
+        else:
+            text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
+            say(f"{indent}{name}: {printable(text)}")
+
+
+class Progress:
+    """A ``progress=`` callback that draws a bar on a terminal once the work takes long.
+
+    Drawn from the callback itself: no thread runs beside the engine's.
+    """
+
+    def __init__(self, what: str, *, enabled: bool = True) -> None:
+        self._what = what
+        self._enabled = enabled and on_terminal(sys.stderr)
+        self._start = self._drawn = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+        self._done = 0
+
+    def __enter__(self) -> Callable[[int, int | None], None] | None:
+        return self if self._enabled else None
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        self._done = done
+        if self._bar is None:
+            if now - self._start < PATIENCE:
+                return
+            self._open(total)
+        elif now - self._drawn < 0.1 and done != total:
+            return
+        self._drawn = now
+        self._bar.update(self._task, completed=done, total=total or None)
+        self._bar.refresh()
+
+    def _open(self, total: int | None) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._bar.add_task(printable(self._what), total=total or None)
+        self._bar.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is None:
+            return
+        self._bar.stop()
+        if error is None:
+            seconds = time.monotonic() - self._start
+            rate = human(self._done / seconds)
+            print(
+                f"{printable(self._what)}: {human(self._done)} in {seconds:.1f} s, {rate}/s",
+                file=sys.stderr,
+            )

@@ -1,0 +1,147 @@
+"""Copying a blob out of an engine into a file of the user's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from fastcas import _core
+from fastcas.errors import DigestMismatchError, SizeMismatchError
+from fastcas.results import CopyResult
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastcas.dir.reader import BlobReader
+    from fastcas.engine import Engine
+
+_AT_FDCWD = -100
+_POUR_SIZE = 1 << 20
+
+# ENOENT: the blob has been deleted since it was opened, and its file is about to go.
+_NO_HARD_LINK = (
+    errno.EXDEV,
+    errno.EPERM,
+    errno.EMLINK,
+    errno.EOPNOTSUPP,
+    errno.EACCES,
+    errno.ENOENT,
+)
+
+
+def copy_out(
+    engine: Engine,
+    digest: str,
+    destination: str | os.PathLike[str],
+    *,
+    link: bool,
+    verify: bool,
+    progress: Callable[[int, int | None], object] | None,
+) -> CopyResult:
+    """See ``Engine.copy_blob``."""
+    # A link at the destination stays; what it points to is replaced.
+    path = os.path.realpath(os.fsdecode(destination))
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        mode = None
+    with engine.get_blob(digest) as blob:
+        if mode is not None and stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if mode is not None and not stat.S_ISREG(mode):
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+            try:
+                if verify:
+                    _pour(blob, fd, progress)
+                    return CopyResult("copy", blob.size)
+                return CopyResult(_fill(blob, fd, False, progress, first="sendfile"), blob.size)
+            finally:
+                os.close(fd)
+        temp = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.fastcas-part")
+        try:
+            method = "hardlink" if link and _link(blob, temp, verify) else None
+            if method is None:
+                fd = os.open(
+                    temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+                )
+                try:
+                    method = _fill(blob, fd, verify, progress, first="reflink")
+                    found = os.fstat(fd).st_size
+                    if found != blob.size:
+                        raise _wrong_size(blob, found)
+                finally:
+                    os.close(fd)
+            os.rename(temp, path)
+        finally:
+            try:  # a rename onto another name of the same file leaves both
+                os.unlink(temp)
+            except FileNotFoundError:
+                pass
+    return CopyResult(method, blob.size)
+
+
+def _link(blob: BlobReader, temp: str, verify: bool) -> bool:
+    if verify:
+        blob.verify()
+    try:
+        _core.link_fd(blob.fileno(), _AT_FDCWD, os.fsencode(temp))
+    except OSError as error:
+        if error.errno in _NO_HARD_LINK:
+            return False
+        raise
+    return True
+
+
+def _fill(
+    blob: BlobReader,
+    fd: int,
+    verify: bool,
+    progress: Callable[[int, int | None], object] | None,
+    first: str,
+) -> str:
+    if not verify:
+        try:
+            return _core.copy_fd(blob.fileno(), fd, blob.size, first=first, progress=progress)[0]
+        except _core.VerifyError as error:
+            raise _wrong_size(blob, error.actual) from None
+    sink = _core.Sink(fd, blob.digest.algorithm, expected=blob.size, limit=blob.size, progress=progress)
+    try:
+        sink.copy_from_fd(blob.fileno())
+        encoded, size = sink.finish()
+    except _core.LimitError:
+        raise _wrong_size(blob, sink.size) from None
+    finally:
+        sink.abort()
+    if size != blob.size:
+        raise _wrong_size(blob, size)
+    if encoded != blob.digest.encoded:
+        actual = f"{blob.digest.algorithm}:{encoded}"
+        raise DigestMismatchError(
+            f"{blob.digest}: the stored content's digest is {actual}",
+            digest=blob.digest,
+            expected=blob.digest,
+            actual=actual,
+        )
+    return "copy"
+
+
+def _pour(blob: BlobReader, fd: int, progress: Callable[[int, int | None], object] | None) -> None:
+    """Into a device or a pipe, which can't take back what was written: the end only when verified."""
+    buffer = memoryview(bytearray(_POUR_SIZE))
+    while count := blob.readinto(buffer):
+        rest = buffer[:count]
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        if progress is not None:
+            progress(blob.tell(), blob.size)
+
+
+def _wrong_size(blob: BlobReader, actual: int) -> SizeMismatchError:
+    return SizeMismatchError(
+        f"{blob.digest}: {actual} bytes came of {blob.size}; the stored file changed meanwhile",
+        digest=blob.digest,
+        expected=blob.size,
+        actual=actual,
+    )

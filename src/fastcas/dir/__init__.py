@@ -1,0 +1,1 @@
+"""The directory engine: an OCI image layout on a local filesystem."""

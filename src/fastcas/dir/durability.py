@@ -1,0 +1,92 @@
+"""Durability: which directories must be synced, and when.
+
+Files are synced where they are written (ingest, index). Their names live in directories, and each
+directory's own name in its parent: this is about those.
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import allocate_lock
+
+from fastcas.dir.root import BLOBS, DIRECTORY
+from fastcas.errors import DurabilityError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastcas.dir.root import Root
+
+
+class Durability:
+    """What the puts of one engine wait for: ``level`` is "full", "batch" or "none"."""
+
+    def __init__(self, root: Root, level: str) -> None:
+        self.level = level
+        self.sync_files = level != "none"
+        self._root = root
+        self._pending: set[str] = set()  # algorithms whose directories have unsynced names
+        self._failure: DurabilityError | None = None
+        # Directories whose own names are durable, by algorithm; open, so that no other gets the inode.
+        self._anchored: dict[str, int] = {}
+        self._syncing = (os.getpid(), allocate_lock())
+
+    def published(self, directory: int, algorithm: str) -> None:
+        """A name has appeared, or was found, in the open directory of ``algorithm``.
+
+        Raises DurabilityError where it can't be synced.
+        """
+        if self.level == "full":
+            self._sync_directory(directory, algorithm)
+        elif self.level == "batch":
+            self._pending.add(algorithm)
+
+    def sync(self) -> None:
+        """Makes every name durable that was published before this call.
+
+        Once that has failed it fails for ever: a later fsync could succeed without the lost names.
+        """
+        pid, lock = self._syncing
+        if pid != os.getpid():  # a child; another thread of its parent may have held the lock
+            lock = allocate_lock()
+            self._syncing = os.getpid(), lock
+        with lock:  # who finds nothing pending must not return before what was pending is synced
+            if self._failure is not None:
+                raise self._failure
+            while self._pending:
+                algorithm = self._pending.pop()
+                try:
+                    directory = self._root.open(f"{BLOBS}/{algorithm}", DIRECTORY)
+                    try:
+                        self._sync_directory(directory, algorithm)
+                    finally:
+                        os.close(directory)
+                except DurabilityError as error:
+                    self._failure = error
+                    raise
+                except BaseException:
+                    self._pending.add(algorithm)
+                    raise
+
+    def close(self) -> None:
+        """Gives back what is open. Nothing is synced."""
+        while self._anchored:
+            os.close(self._anchored.popitem()[1])
+
+    def _sync_directory(self, directory: int, algorithm: str) -> None:
+        self._root.sync(directory, f"{BLOBS}/{algorithm}")
+        anchored = self._anchored.get(algorithm)
+        if anchored is not None and os.path.sameopenfile(anchored, directory):
+            return
+        # Whoever made this directory may not have synced its own name yet.
+        blobs = self._root.open(BLOBS, DIRECTORY)
+        try:
+            self._root.sync(blobs, BLOBS)
+        finally:
+            os.close(blobs)
+        with self._root.held() as root:
+            self._root.sync(root, ".")
+        former = self._anchored.pop(algorithm, None)
+        if former is not None:
+            os.close(former)
+        if self._anchored.setdefault(algorithm, kept := os.dup(directory)) != kept:
+            os.close(kept)  # another thread was quicker

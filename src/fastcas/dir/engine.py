@@ -1,0 +1,274 @@
+"""DirEngine: the contract on a directory. It composes; the bytes move elsewhere."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from _warnings import warn
+from itertools import chain
+
+from fastcas import _core
+from fastcas.digest import REGISTERED, Digest
+from fastcas.dir.clean import remove_debris
+from fastcas.dir.durability import Durability
+from fastcas.dir.index import IndexFile
+from fastcas.dir.ingest import Ingest
+from fastcas.dir.lock import Lock
+from fastcas.dir.reader import BlobReader, describe, read_whole
+from fastcas.dir.root import BLOBS, DIRECTORY, Root, create_layout, open_root
+from fastcas.engine import READ_LIMIT, Engine, too_large
+from fastcas.errors import ClosedError, InvalidError, NotExistError, UnknownAlgorithmError
+from fastcas.results import BlobInfo, PutResult
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from typing_extensions import Self
+
+    from fastcas.engine import Progress
+    from fastcas.model import Index
+
+DURABILITIES = ("full", "batch", "none")
+
+SMALL = 64 << 10  # what _core.read_small reads at one go
+
+_COMPUTABLE = frozenset(_core.algorithms())
+
+
+def _as_text(path: str | os.PathLike[str]) -> str:
+    text = os.fsdecode(path)
+    if "\0" in text:
+        raise InvalidError(f"{text[:100]!r}: a path can't have a NUL in it", path=text)
+    return text
+
+
+def _check_durability(durability: str) -> None:
+    if durability not in DURABILITIES:
+        raise InvalidError(f"durability must be one of {', '.join(DURABILITIES)}, not {durability!r}")
+
+
+class DirEngine(Engine):
+    """The engine on an OCI image layout in a directory; made by ``fastcas.open`` and ``create``.
+
+    Attributes: ``path``, the absolute path of the layout; ``durability``.
+    """
+
+    def __init__(self, root: Root, durability: str) -> None:
+        self._root = root
+        self._lock = Lock(root)
+        self._waits = Durability(root, durability)
+        self._index = IndexFile(root, self._lock, self._waits)
+        self._ingest = Ingest(root, self._lock, self._waits)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, durability: str = "full") -> Self:
+        """See ``fastcas.open``."""
+        _check_durability(durability)
+        return cls(open_root(_as_text(path)), durability)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], *, durability: str = "full") -> Self:
+        """See ``fastcas.create``."""
+        _check_durability(durability)
+        create_layout(_as_text(path), durable=durability != "none")
+        return cls(open_root(_as_text(path)), durability)
+
+    @property
+    def path(self) -> str:
+        """The absolute path under which the layout was opened."""
+        return self._root.path
+
+    @property
+    def durability(self) -> str:
+        return self._waits.level
+
+    def put_blob(
+        self,
+        source: Any,
+        *,
+        algorithm: str = "sha256",
+        expected_digest: str | None = None,
+        expected_size: int | None = None,
+        verify_existing: bool = False,
+        progress: Progress | None = None,
+    ) -> PutResult:
+        if expected_digest is not None:
+            expected_digest = Digest(expected_digest)
+            if algorithm == "sha256":
+                algorithm = expected_digest.algorithm
+            elif algorithm != expected_digest.algorithm:
+                raise InvalidError(f"{expected_digest} was expected of a {algorithm} put")
+        if expected_size is not None:
+            if isinstance(expected_size, bool) or not isinstance(expected_size, int):
+                raise InvalidError(f"expected_size must be an int, not {expected_size!r}")
+            if not 0 <= expected_size < 1 << 63:
+                raise InvalidError(f"expected_size is {expected_size}: no blob has that size")
+        return self._ingest.put(
+            source,
+            algorithm=algorithm,
+            expected_digest=expected_digest,
+            expected_size=expected_size,
+            verify_existing=verify_existing,
+            progress=progress,
+        )
+
+    def get_blob(self, digest: str) -> BlobReader:
+        digest = Digest(digest)
+        fd, size = self._open_blob(digest)
+        return BlobReader(fd, digest, size)
+
+    def read_blob(self, digest: str, *, limit: int = READ_LIMIT) -> bytes:
+        if limit < SMALL:
+            return super().read_blob(digest, limit=limit)
+        # Without a reader object: most blobs that are read whole are small.
+        digest = Digest(digest)
+        algorithm, _, encoded = digest.partition(":")
+        _check_computable(digest, algorithm)
+        try:
+            found = self._root.read_small(f"{BLOBS}/{algorithm}/{encoded}", algorithm, encoded)
+        except (OSError, InvalidError) as error:
+            raise self._about(error, digest) from error
+        except _core.VerifyError as error:
+            raise describe(error, digest) from None
+        if isinstance(found, bytes):
+            return found
+        fd, size = found
+        try:
+            if size > limit:
+                raise too_large(digest, size, limit)
+            return read_whole(fd, digest, size)
+        finally:
+            os.close(fd)
+
+    def _open_blob(self, digest: Digest) -> tuple[int, int]:
+        _check_computable(digest, digest.algorithm)
+        try:
+            return self._root.open_regular(_blob_name(digest))
+        except (OSError, InvalidError) as error:
+            raise self._about(error, digest) from error
+
+    def stat_blob(self, digest: str) -> BlobInfo:
+        digest = Digest(digest)
+        name = _blob_name(digest)
+        try:
+            fd = self._root.open(name, os.O_PATH)
+            try:
+                facts = os.fstat(fd)
+            finally:
+                os.close(fd)
+            if not stat.S_ISREG(facts.st_mode):
+                raise InvalidError(f"{name}: not a regular file", path=self._root.join(name))
+        except (OSError, InvalidError) as error:
+            raise self._about(error, digest) from error
+        return BlobInfo(digest, facts.st_size)
+
+    def delete_blob(self, digest: str) -> None:
+        digest = Digest(digest)
+        try:
+            directory = self._root.open(f"{BLOBS}/{digest.algorithm}", DIRECTORY)
+            try:
+                os.unlink(digest.encoded, dir_fd=directory)
+            finally:
+                os.close(directory)
+        except IsADirectoryError as error:
+            message = f"{digest}: a directory stands in the place of this blob"
+            raise InvalidError(message, digest=digest) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+                error.filename = self._root.join(_blob_name(digest))
+                raise
+
+    def list_blobs(self) -> Iterator[Digest]:
+        return chain.from_iterable(self._batches(self._algorithms()))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._batches(self._algorithms())))
+
+    def _algorithms(self) -> list[str]:
+        blobs = self._root.open(BLOBS, DIRECTORY)
+        try:
+            return [name for name in os.listdir(blobs) if _core.split_digest(f"{name}:0") > 0]
+        finally:
+            os.close(blobs)
+
+    def _batches(self, algorithms: list[str]) -> Iterator[list[Digest]]:
+        for algorithm in algorithms:
+            try:
+                directory = self._root.open(f"{BLOBS}/{algorithm}", DIRECTORY)
+            except (InvalidError, FileNotFoundError, NotADirectoryError):
+                continue  # a stray, or gone by now
+            try:
+                prefix = f"{algorithm}:".encode()
+                digits = REGISTERED.get(algorithm, 0)
+                while (batch := _core.read_digests(directory, prefix, digits, Digest)) is not None:
+                    yield batch
+            finally:
+                os.close(directory)
+
+    def get_index(self) -> Index:
+        return self._index.read()
+
+    def put_index(self, index: Index) -> None:
+        self._index.replace(index)
+
+    def update_index(self, function: Callable[[Index], Index | None]) -> Index:
+        return self._index.update(function)
+
+    def clean(self) -> list[str]:
+        return remove_debris(self._root, self._lock)
+
+    def sync(self) -> None:
+        if self._root.closed:
+            raise ClosedError("this layout was closed", path=self.path)
+        self._waits.sync()
+
+    def close(self) -> None:
+        if not self._root.closed:
+            try:
+                self._waits.sync()
+            finally:
+                self._waits.close()
+                self._root.close()
+
+    def _about(self, error: OSError | InvalidError, digest: Digest) -> Exception:
+        if isinstance(error, InvalidError):
+            error.digest = digest
+            return error
+        if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+            path = self._root.join(_blob_name(digest))
+            return NotExistError(f"{digest}: no such blob", digest=digest, path=path)
+        return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self.durability)
+
+    def __repr__(self) -> str:
+        state = " closed" if self._root.closed else ""
+        return f"<fastcas.DirEngine {self.path!r} durability={self.durability}{state}>"
+
+    def __del__(self) -> None:
+        root = getattr(self, "_root", None)
+        if root is not None and not root.closed:
+            warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self._waits.close()
+            root.close()
+
+
+def _reopen(path: str, durability: str) -> DirEngine:
+    return DirEngine.open(path, durability=durability)
+
+
+def _check_computable(digest: Digest, algorithm: str) -> None:
+    if algorithm not in _COMPUTABLE:
+        raise UnknownAlgorithmError(
+            f"{digest}: its algorithm can't be computed here, so it can't be verified",
+            algorithm=algorithm,
+            digest=digest,
+        )
+
+
+def _blob_name(digest: Digest) -> str:
+    return f"{BLOBS}/{digest.replace(':', '/', 1)}"

@@ -1,0 +1,233 @@
+"""A write that is not committed yet: temporary file, checks, publication, durability.
+
+The order is what makes a put safe: content, size and digest are right before the file has a name
+under ``blobs/``; the file is synced before it gets the name, the directory before the put returns.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from fastcas import _core
+from fastcas.digest import Digest
+from fastcas.dir.root import BLOBS, DIRECTORY
+from fastcas.dir.temp import Temp, exists
+from fastcas.errors import (
+    DigestMismatchError,
+    DurabilityError,
+    InvalidError,
+    SizeMismatchError,
+    UnknownAlgorithmError,
+    UnsupportedError,
+)
+from fastcas.results import PutResult
+from fastcas.source import open_source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from fastcas.dir.durability import Durability
+    from fastcas.dir.lock import Lock
+    from fastcas.dir.root import Root
+    from fastcas.source import Source
+
+BLOB_MODE = 0o444
+DIRECTORY_MODE = 0o755
+
+#: A stored blob up to this size is read again before a put takes it for its own: that costs less
+#: than a millisecond. A larger one is judged by its size, unless verify_existing asks for more.
+ALWAYS_VERIFIED = 1 << 20
+
+
+class Ingest:
+    """Puts blobs into a layout."""
+
+    def __init__(self, root: Root, lock: Lock, durability: Durability) -> None:
+        self._root = root
+        self._lock = lock
+        self._durability = durability
+
+    def put(
+        self,
+        source: Any,
+        *,
+        algorithm: str,
+        expected_digest: Digest | None,
+        expected_size: int | None,
+        verify_existing: bool,
+        progress: Callable[[int, int | None], object] | None,
+    ) -> PutResult:
+        if algorithm not in _core.algorithms():
+            message = f"digest algorithm {algorithm!r} can't be computed here"
+            raise UnknownAlgorithmError(message, algorithm=algorithm)
+        with open_source(source) as opened:
+            temp = Temp(self._root, self._lock, BLOB_MODE)
+            try:
+                sink = _core.Sink(
+                    temp.fd,
+                    algorithm,
+                    expected=-1 if opened.size is None else opened.size,
+                    limit=-1 if expected_size is None else expected_size,
+                    writeback=self._durability.sync_files,
+                    progress=progress,
+                )
+                try:
+                    encoded, size = self._store(opened, sink, expected_digest, expected_size)
+                finally:
+                    sink.abort()
+                digest = Digest.of(algorithm, encoded)
+                _check(digest, size, expected_digest, expected_size)
+                try:
+                    self._publish(temp, digest, size, verify_existing)
+                except OSError as error:
+                    raise self._root.named(error, f"{BLOBS}/{algorithm}/{encoded}") from error.__cause__
+            finally:
+                temp.discard()
+        return PutResult(digest, size)
+
+    def _store(
+        self,
+        source: Source,
+        sink: _core.Sink,
+        expected_digest: Digest | None,
+        expected_size: int | None,
+    ) -> tuple[str, int]:
+        try:
+            source.feed(sink)
+            return sink.finish()
+        except _core.LimitError:
+            raise SizeMismatchError(
+                f"the source is larger than the expected {expected_size} bytes",
+                digest=expected_digest,
+                expected=expected_size,
+                actual=sink.size,
+            ) from None
+        except _core.ForkedError as error:
+            raise UnsupportedError("a put can't be continued in a forked child") from error
+        except OSError as error:
+            if error.errno is not None and error.filename is None:
+                error.filename = self._root.path if sink.storing else source.name
+            raise
+
+    def _publish(self, temp: Temp, digest: Digest, size: int, verify: bool) -> None:
+        algorithm, encoded = digest.algorithm, digest.encoded
+        directory = self._open_directory(algorithm)
+        try:
+            synced = False
+            while True:
+                found = self._find_existing(directory, digest, size, verify)
+                if found is True:
+                    break
+                if self._durability.sync_files and not synced:
+                    os.fsync(temp.fd)  # a failure is final: the pages count as clean from now on
+                    synced = True
+                try:
+                    if found is None:
+                        temp.publish(directory, encoded)
+                    else:
+                        temp.replace(directory, encoded)
+                    break
+                except FileExistsError:
+                    continue  # another writer was quicker
+                except IsADirectoryError as error:
+                    raise InvalidError(
+                        f"{digest}: a directory stands in the place of this blob",
+                        digest=digest,
+                        path=self._root.join(f"{BLOBS}/{algorithm}/{encoded}"),
+                    ) from error
+            self._durability.published(directory, algorithm)
+        finally:
+            os.close(directory)
+
+    def _find_existing(self, directory: int, digest: Digest, size: int, verify: bool) -> bool | None:
+        """Whether the blob is there already: None: nothing is; False: something that must be
+        replaced; True: the right content, which has been marked as used now and synced."""
+        if not exists(directory, digest.encoded):
+            return None
+        try:
+            fd, _ = self._root.open_regular(digest.encoded, at=directory)
+        except FileNotFoundError:
+            return None
+        except (InvalidError, PermissionError):
+            return False
+        try:
+            facts = os.fstat(fd)
+            # A file with a second name may be somebody else's, whose times are not ours to change.
+            if facts.st_size != size or facts.st_nlink != 1:
+                return False
+            verify = verify or size <= ALWAYS_VERIFIED
+            if verify and _core.digest_fd(fd, digest.algorithm)[0] != digest.encoded:
+                return False
+            # gc spares what was used lately. It holds the lock exclusive while it looks and removes:
+            # what has this name under the shared lock, and is marked then, stays.
+            with self._lock.shared():
+                try:
+                    current = os.stat(digest.encoded, dir_fd=directory, follow_symlinks=False)
+                except FileNotFoundError:
+                    return None
+                if not os.path.samestat(current, facts):
+                    return False
+                try:
+                    os.utime(fd)
+                except PermissionError:
+                    return False  # another user's: our own copy can be marked
+            if self._durability.sync_files:
+                self._sync_existing(fd, digest)
+            return True
+        finally:
+            os.close(fd)
+
+    def _sync_existing(self, fd: int, digest: Digest) -> None:
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            raise DurabilityError(
+                f"{digest} was stored before, and couldn't be synced now: {error.strerror}",
+                errno=error.errno or errno.EIO,
+                digest=digest,
+            ) from error
+
+    def _open_directory(self, algorithm: str) -> int:
+        name = f"{BLOBS}/{algorithm}"
+        try:
+            return self._root.open(name, DIRECTORY)
+        except FileNotFoundError:
+            pass
+        parent = self._root.open(BLOBS, DIRECTORY)
+        try:
+            os.mkdir(algorithm, DIRECTORY_MODE, dir_fd=parent)
+            made = True
+        except FileExistsError:
+            made = False
+        finally:
+            os.close(parent)
+        fd = self._root.open(name, DIRECTORY)
+        try:
+            if made:
+                self._root.give_to_owner(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def _check(
+    digest: Digest, size: int, expected_digest: Digest | None, expected_size: int | None
+) -> None:
+    if expected_size is not None and size != expected_size:
+        raise SizeMismatchError(
+            f"the source has {size} bytes, not the expected {expected_size}",
+            digest=expected_digest,
+            expected=expected_size,
+            actual=size,
+        )
+    if expected_digest is not None and digest != expected_digest:
+        raise DigestMismatchError(
+            f"the source's digest is {digest}, not the expected {expected_digest}",
+            digest=expected_digest,
+            expected=expected_digest,
+            actual=digest,
+        )

@@ -1,0 +1,406 @@
+"""The root of a layout: one descriptor, and everything else resolved beneath it.
+
+Whoever wrote the layout may have put symbolic links, FIFOs or devices anywhere in it, and may
+change them while we look. No name is therefore ever resolved through a symbolic link, and what is
+opened counts only once fstat(2) has said what it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from fastcas import _core
+from fastcas.errors import ClobberError, ClosedError, DurabilityError, InvalidError, NotExistError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+#: False where the kernel, or a seccomp filter, knows no openat2: then component by component.
+HAVE_OPENAT2 = True
+
+LAYOUT_FILE = "oci-layout"
+INDEX_FILE = "index.json"
+BLOBS = "blobs"
+
+_LAYOUT_BYTES = b'{"imageLayoutVersion":"1.0.0"}\n'
+_INDEX_BYTES = (
+    b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}\n'
+)
+_LAYOUT_LIMIT = 64 << 10
+_COMMON_SPELLINGS = (_LAYOUT_BYTES.rstrip(), b'{"imageLayoutVersion": "1.0.0"}')
+
+_NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP)
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# A FIFO must not make us wait, nor a terminal become ours.
+_WARY = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class Root:
+    """The open root directory of a layout.
+
+    ``path`` is absolute, for messages and for reopening; the layout may be moved meanwhile.
+    ``owner`` is (uid, gid) for new files where we run as root, else None.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        fd = os.open(self.path, DIRECTORY)
+        self._fds = [fd]  # emptied by whoever closes it: list.pop is atomic
+        self._holders: dict[object, None] = {}
+        self._closed = False
+        try:
+            facts = os.fstat(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self.owner = (facts.st_uid, facts.st_gid) if os.geteuid() == 0 else None
+
+    def held(self) -> _Held:
+        """A context that gives the descriptor and keeps it open, whoever calls close meanwhile."""
+        return _Held(self)
+
+    def close(self) -> None:
+        """Closes the descriptor, when the last operation under way has ended."""
+        self._closed = True
+        self._close_unheld()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def _close_unheld(self) -> None:
+        if not self._holders:
+            try:
+                fd = self._fds.pop()
+            except IndexError:
+                return
+            os.close(fd)
+
+    def join(self, name: str) -> str:
+        """The path of ``name`` in the layout, for messages."""
+        return os.path.join(self.path, name)
+
+    def open(self, name: str, flags: int, mode: int = 0) -> int:
+        """Opens ``name`` beneath the root, through no symbolic link. Returns a descriptor.
+
+        Raises InvalidError for a symbolic link on the way or a component that isn't a directory,
+        OSError with the file's name otherwise.
+        """
+        with self.held() as fd:
+            try:
+                return _open_beneath(fd, name, flags, mode)
+            except OSError as error:
+                raise self._refusal(error, name, flags) from error
+
+    def _refusal(self, error: OSError, name: str, flags: int) -> Exception:
+        path = self.join(name)
+        if error.errno == errno.ENXIO:  # a socket
+            return self._not_regular(name)
+        if error.errno in (errno.ELOOP, errno.EXDEV):
+            return InvalidError(f"{name}: a symbolic link is not followed inside a layout", path=path)
+        if error.errno == errno.ENOTDIR and flags & os.O_DIRECTORY == 0:
+            return InvalidError(f"{name}: a part of this path is not a directory", path=path)
+        return OSError(error.errno, error.strerror, path)
+
+    def named(self, error: OSError, name: str = "") -> OSError:
+        """``error`` with a file name: that of ``name`` in the layout where it has none of its own."""
+        if error.errno is not None and error.filename is None:
+            error.filename = self.join(name) if name else self.path
+        return error
+
+    def open_regular(self, name: str, at: int | None = None) -> tuple[int, int]:
+        """Opens the regular file ``name`` for reading. Returns its descriptor and its size.
+
+        ``at`` is an open directory of the layout to begin from instead of the root. Raises
+        InvalidError for anything that is no regular file, without waiting for it.
+        """
+        with self.held() as fd:
+            try:
+                opened = _open_regular_beneath(fd if at is None else at, name)
+            except OSError as error:
+                raise self._refusal(error, name, 0) from error
+        if opened is None:
+            raise self._not_regular(name)
+        return opened
+
+    def read_small(self, name: str, algorithm: str, encoded: str) -> bytes | tuple[int, int]:
+        """The content of a small regular file, verified; for a large one what ``open_regular`` gives.
+
+        Raises InvalidError like it, and _core.VerifyError.
+        """
+        if not HAVE_OPENAT2:
+            return self.open_regular(name)
+        with self.held() as fd:
+            try:
+                found = _core.read_small(fd, name.encode(), algorithm, encoded)
+            except OSError as error:
+                if error.errno in (errno.ENOSYS, errno.EPERM):
+                    return self.open_regular(name)
+                raise self._refusal(error, name, 0) from error
+        if found is None:
+            raise self._not_regular(name)
+        return found
+
+    def _not_regular(self, name: str) -> InvalidError:
+        return InvalidError(f"{name}: not a regular file", path=self.join(name))
+
+    def sync(self, fd: int, name: str) -> None:
+        """Makes the entries of the directory ``fd``, called ``name``, survive power loss.
+
+        Raises DurabilityError: what was put there is published, and nobody knows for how long.
+        """
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno in _NO_DIRECTORY_SYNC:
+                warn(f"{self.join(name)!r}: this filesystem can't sync directories")
+                return
+            raise DurabilityError(
+                f"{name}: the directory couldn't be synced ({os.strerror(error.errno or 0)}); "
+                "what was stored there is published, but may not survive power loss",
+                errno=error.errno or errno.EIO,
+                path=self.join(name),
+            ) from error
+
+    def give_to_owner(self, fd: int) -> None:
+        """Where we run as root, hands a new file or directory to the layout's owner."""
+        if self.owner is not None and self.owner != (0, 0):
+            os.fchown(fd, *self.owner)
+
+
+class _Held:
+    __slots__ = ("_root",)
+
+    def __init__(self, root: Root) -> None:
+        self._root = root
+
+    def __enter__(self) -> int:
+        root = self._root
+        root._holders[self] = None  # first: a close that comes now leaves the descriptor to us
+        if root._closed:
+            self.__exit__()
+            raise ClosedError("this layout was closed", path=root.path)
+        return root._fds[0]
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        root = self._root
+        del root._holders[self]
+        if root._closed:
+            root._close_unheld()
+
+
+def _open_beneath(dirfd: int, name: str, flags: int, mode: int) -> int:
+    global HAVE_OPENAT2
+    if HAVE_OPENAT2:
+        try:
+            return _core.openat2(dirfd, os.fsencode(name), flags, mode)
+        except OSError as error:
+            if error.errno == errno.ENOSYS:
+                HAVE_OPENAT2 = False
+            elif error.errno != errno.EPERM:  # a seccomp filter's answer
+                raise
+    parents, _, leaf = name.rpartition("/")
+    fd = os.dup(dirfd)
+    try:
+        for part in parents.split("/") if parents else ():
+            step = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            os.close(fd)
+            fd = step
+        return os.open(leaf, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=fd)
+    except NotADirectoryError as error:
+        # O_NOFOLLOW with O_DIRECTORY says ENOTDIR of a symbolic link, openat2 says ELOOP.
+        if stat.S_ISLNK(os.lstat(error.filename, dir_fd=fd).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
+        raise
+    finally:
+        os.close(fd)
+
+
+def _open_regular_beneath(dirfd: int, name: str) -> tuple[int, int] | None:
+    if HAVE_OPENAT2:
+        try:
+            return _core.open_regular(dirfd, name.encode())
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):
+                raise
+    fd = _open_beneath(dirfd, name, _WARY, 0)
+    try:
+        facts = os.fstat(fd)
+        if stat.S_ISREG(facts.st_mode):
+            kept, fd = fd, -1
+            return kept, facts.st_size
+        return None
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def create_layout(path: str, *, durable: bool) -> None:
+    """Makes an empty layout at ``path``, which must not exist; parents are made.
+
+    ``durable``: on return the layout and every directory made for it survive power loss.
+    Raises ClobberError where anything is at ``path``; then nothing was touched.
+    """
+    path = os.path.abspath(path)
+    missing: list[str] = []
+    parent = os.path.dirname(path)
+    while not os.path.isdir(parent) and parent not in missing:
+        missing.append(parent)
+        parent = os.path.dirname(parent)
+    if missing:
+        os.makedirs(missing[0], exist_ok=True)
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        message = f"{path!r} exists; a layout is made only where nothing is"
+        raise ClobberError(message, path=path) from None
+    try:
+        fd = os.open(path, DIRECTORY | os.O_NOFOLLOW)
+    except BaseException:
+        os.rmdir(path)
+        raise
+    try:
+        os.mkdir(BLOBS, 0o755, dir_fd=fd)
+        os.mkdir(f"{BLOBS}/sha256", 0o755, dir_fd=fd)
+        # What makes a directory a layout comes last.
+        _write_new(fd, INDEX_FILE, _INDEX_BYTES, durable)
+        _write_new(fd, LAYOUT_FILE, _LAYOUT_BYTES, durable)
+        if durable:
+            for directory in (f"{BLOBS}/sha256", BLOBS, ".", "..", *map(os.path.dirname, missing)):
+                _sync_directory(directory, fd)
+    except BaseException:
+        _remove_new_layout(fd, path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _write_new(dirfd: int, name: str, content: bytes, durable: bool) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o644, dir_fd=dirfd)
+    try:
+        write_all(fd, content)
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove_new_layout(fd: int, path: str) -> None:
+    for name, remove in (
+        (LAYOUT_FILE, os.unlink),
+        (INDEX_FILE, os.unlink),
+        (f"{BLOBS}/sha256", os.rmdir),
+        (BLOBS, os.rmdir),
+    ):
+        try:
+            remove(name, dir_fd=fd)
+        except FileNotFoundError:
+            pass
+    os.rmdir(path)
+
+
+def _sync_directory(path: str, dirfd: int) -> None:
+    fd = os.open(path, DIRECTORY, dir_fd=dirfd)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
+        warn(f"{path!r}: this filesystem can't sync directories")
+    finally:
+        os.close(fd)
+
+
+def open_root(path: str) -> Root:
+    """Opens the layout at ``path`` and validates it; makes nothing.
+
+    Raises NotExistError where there is nothing, InvalidError for anything that is no layout of
+    version 1.0.0 with a ``blobs`` directory and an ``index.json`` that is a regular file.
+    """
+    try:
+        root = Root(path)
+    except FileNotFoundError as error:
+        raise NotExistError(f"{path!r}: no such layout", path=path) from error
+    except NotADirectoryError as error:
+        raise InvalidError(f"{path!r}: not a layout: not a directory", path=path) from error
+    try:
+        _check_version(root)
+        _check_present(root, BLOBS, stat.S_ISDIR, "a directory")
+        _check_present(root, INDEX_FILE, stat.S_ISREG, "a regular file")
+    except BaseException:
+        root.close()
+        raise
+    return root
+
+
+def _check_version(root: Root) -> None:
+    path = root.join(LAYOUT_FILE)
+    try:
+        fd, _ = root.open_regular(LAYOUT_FILE)
+    except FileNotFoundError as error:
+        message = f"{root.path!r}: not a layout: no {LAYOUT_FILE}"
+        raise InvalidError(message, path=path) from error
+    try:
+        raw = read_all(fd, _LAYOUT_LIMIT)
+    finally:
+        os.close(fd)
+    if raw.strip() in _COMMON_SPELLINGS:  # most need no JSON parser, whose import takes a while
+        return
+    import msgspec
+
+    from fastcas.jsonstyle import decode_document
+
+    document = decode_document(raw, limit=_LAYOUT_LIMIT, what=LAYOUT_FILE)
+    version = msgspec.json.decode(document.get("imageLayoutVersion", b"null"))
+    if version != "1.0.0":
+        message = f"{path!r}: imageLayoutVersion must be 1.0.0, not {repr(version)[:40]}"
+        raise InvalidError(message, path=path)
+
+
+def _check_present(root: Root, name: str, right_kind: object, kind: str) -> None:
+    try:
+        fd = root.open(name, os.O_PATH)
+    except FileNotFoundError as error:
+        raise InvalidError(f"{root.path!r}: not a layout: no {name}", path=root.join(name)) from error
+    try:
+        mode = os.fstat(fd).st_mode
+    finally:
+        os.close(fd)
+    if not right_kind(mode):  # type: ignore[operator]
+        message = f"{root.path!r}: not a layout: {name} is not {kind}"
+        raise InvalidError(message, path=root.join(name))
+
+
+def read_all(fd: int, limit: int) -> bytes:
+    """The content of a file, at most ``limit`` + 1 bytes of it."""
+    parts = []
+    left = limit + 1
+    while left:
+        part = os.read(fd, min(left, 1 << 20))
+        if not part:
+            break
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def write_all(fd: int, content: bytes) -> None:
+    """Writes all of ``content``, however little each write(2) takes."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def warn(message: str) -> None:
+    """Tells the logger ``fastcas``, which is silent unless the program sets logging up."""
+    import logging
+
+    logger = logging.getLogger("fastcas")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    logger.warning(message)

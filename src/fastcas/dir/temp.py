@@ -1,0 +1,132 @@
+"""A file on the layout's filesystem that isn't published yet."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from fastcas import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastcas.dir.lock import Lock
+    from fastcas.dir.root import Root
+
+#: False where files can't be made without a name, or be given one later: then names of our pattern.
+HAVE_O_TMPFILE = hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")
+
+TEMP_PREFIX = ".fastcas-"
+TEMP_SUFFIX = ".tmp"
+
+
+class Temp:
+    """A file on the layout's filesystem that is not published: ``fd``, open for writing.
+
+    It has no name where the filesystem can do that, so that nothing stays of it whatever happens;
+    else a name of our pattern in the root, with a flock by which ``clean`` knows that it is alive.
+    """
+
+    def __init__(self, root: Root, lock: Lock, mode: int) -> None:
+        self._root = root
+        self._lock = lock
+        self._mode = mode
+        self._name: str | None = None
+        self.fd = -1
+        self._held = root.held()  # to the end, so that a name can be removed whoever closes the engine
+        self._rootfd = self._held.__enter__()
+        try:
+            self._open()
+            root.give_to_owner(self.fd)
+        except BaseException:
+            self.discard()
+            raise
+
+    def _open(self) -> None:
+        if HAVE_O_TMPFILE:
+            try:
+                self.fd = self._root.open(".", os.O_TMPFILE | os.O_RDWR, self._mode)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+                    raise
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        with self._lock.shared():  # clean can't come between the name and the flock
+            name = _new_name()
+            self.fd = self._root.open(name, flags, 0o600)
+            self._name = name
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def publish(self, dirfd: int, name: str) -> None:
+        """Gives the file a name that nothing may have yet: FileExistsError."""
+        if self._name is None:
+            _core.link_fd(self.fd, dirfd, os.fsencode(name))
+            return
+        self._set_mode()
+        with self._lock.shared():
+            try:
+                os.link(self._name, name, src_dir_fd=self._rootfd, dst_dir_fd=dirfd)
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                    raise
+                # No hard links here. A rename could replace a blob that came this moment: by itself.
+                if exists(dirfd, name):
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
+                os.rename(self._name, name, src_dir_fd=self._rootfd, dst_dir_fd=dirfd)
+            else:
+                os.unlink(self._name, dir_fd=self._rootfd)
+            self._name = None
+
+    def replace(self, dirfd: int, name: str) -> None:
+        """Gives the file a name, in the place of whatever has it."""
+        with self._lock.shared():
+            if self._name is None:
+                new = _new_name()
+                _core.link_fd(self.fd, self._rootfd, os.fsencode(new))
+                self._name = new
+            else:
+                self._set_mode()
+            os.rename(self._name, name, src_dir_fd=self._rootfd, dst_dir_fd=dirfd)
+            self._name = None
+
+    def _set_mode(self) -> None:
+        os.fchmod(self.fd, self._mode & ~_umask())
+
+    def discard(self) -> None:
+        """Closes the file; nothing stays of it unless it was published."""
+        try:
+            if self._name is not None:
+                os.unlink(self._name, dir_fd=self._rootfd)
+        except FileNotFoundError:
+            pass
+        finally:
+            self._held.__exit__()
+            if self.fd >= 0:
+                os.close(self.fd)
+
+
+def _new_name() -> str:
+    return f"{TEMP_PREFIX}{os.urandom(8).hex()}{TEMP_SUFFIX}"
+
+
+def exists(dirfd: int, name: str) -> bool:
+    """Whether the directory has that name, whatever it stands for."""
+    try:
+        os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _umask() -> int:
+    """The process's umask; setting it to read it would be seen by every other thread."""
+    try:
+        with open("/proc/self/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:
+        pass
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,281 @@
+"""Engine: the contract that every store of OCI images keeps, and what each gets for free.
+
+The abstract methods are what an engine must have; the others are written against them alone, or
+hand on to ``fastcas.image``, so that they work on every engine.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from fastcas.digest import Digest
+from fastcas.errors import InvalidError, NotExistError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+    from typing import Any
+
+    from typing_extensions import Self
+
+    from fastcas.dir.reader import BlobReader
+    from fastcas.model import Descriptor, Index
+    from fastcas.results import BlobInfo, CopyResult, PutResult
+
+    Progress = Callable[[int, int | None], object]
+
+#: What read_blob reads into memory unless told otherwise, in bytes.
+READ_LIMIT = 4 << 20
+
+
+def too_large(digest: Digest, size: int, limit: int) -> InvalidError:
+    """What read_blob raises for a blob above its limit."""
+    return InvalidError(f"{digest} has {size} bytes, more than the limit of {limit}", digest=digest)
+
+
+class Engine(ABC):
+    """A content-addressable store of OCI images: blobs by digest, and one index.
+
+    Digests may be given as Digest or str; a str is validated before anything else happens
+    (InvalidError). Every method raises ClosedError after ``close``, and OSError, with errno and
+    file name, for what the system refuses. ``progress`` is called as ``progress(done, total)``
+    about once a MiB, with bytes; total is None where it isn't known. Engines are context managers,
+    thread-safe, safe to use in a forked child, and picklable.
+    """
+
+    @property
+    @abstractmethod
+    def durability(self) -> str:
+        """ "full", "batch" or "none": see ``fastcas.open``."""
+
+    @abstractmethod
+    def put_blob(
+        self,
+        source: Any,
+        *,
+        algorithm: str = "sha256",
+        expected_digest: str | None = None,
+        expected_size: int | None = None,
+        verify_existing: bool = False,
+        progress: Progress | None = None,
+    ) -> PutResult:
+        """Stores the content of ``source``; returns its (digest, size in bytes).
+
+        ``source`` is a bytes-like object, a path object, a binary file or socket (read from where it
+        stands to its end), an object with ``readinto`` or ``read``, or an iterable of bytes-likes.
+        ``algorithm`` names the digest; that of ``expected_digest`` wins over the default.
+        ``expected_digest`` and ``expected_size`` (bytes) are checked before anything is published.
+        ``verify_existing`` reads a stored blob of the same digest again before it is taken as good;
+        otherwise only blobs up to 1 MiB are, and larger ones judged by their size.
+
+        Returning means that the content is stored under the digest, as durable as ``durability``
+        says, also where it was stored before; a stored file that is found wrong is replaced. After
+        an error nothing has been published.
+
+        Raises DigestMismatchError and SizeMismatchError for what was expected, TypeError for ``str``
+        (content or path?) and what is no source, UnknownAlgorithmError, DurabilityError where the
+        content is published but couldn't be synced, and whatever the source raises.
+        """
+
+    @abstractmethod
+    def get_blob(self, digest: str) -> BlobReader:
+        """Opens a blob; returns a BlobReader, which verifies what it hands out. The caller closes it.
+
+        Raises NotExistError, InvalidError where the blob's place is taken by something else than a
+        regular file, UnknownAlgorithmError.
+        """
+
+    @abstractmethod
+    def stat_blob(self, digest: str) -> BlobInfo:
+        """Returns (digest, size in bytes) of a stored blob without reading it.
+
+        Raises NotExistError, and InvalidError like ``get_blob``.
+        """
+
+    @abstractmethod
+    def delete_blob(self, digest: str) -> None:
+        """Removes a blob; returning means that it isn't stored, whether it was or not.
+
+        After power loss the blob may be there again, whole.
+        """
+
+    @abstractmethod
+    def list_blobs(self) -> Iterator[Digest]:
+        """The digests of all stored blobs, in no order, as a lazy iterator.
+
+        What isn't named like a blob, or isn't a regular file, is skipped. Whether a blob that is put
+        or deleted meanwhile is among them is left open.
+        """
+
+    @abstractmethod
+    def get_index(self) -> Index:
+        """The index as it is: the old one or the new one beside writers, never a mixture.
+
+        Raises InvalidError where it is missing, ambiguous, larger than 64 MiB, or no index.
+        """
+
+    @abstractmethod
+    def put_index(self, index: Index) -> None:
+        """Replaces the index. To change it, use ``update_index``, which loses no one's update.
+
+        Durable on return unless ``durability`` is "none"; what it names is made durable before.
+        """
+
+    @abstractmethod
+    def update_index(self, function: Callable[[Index], Index | None]) -> Index:
+        """Changes the index: calls ``function(index)`` and writes the Index that it returns.
+
+        Nobody else's ``update_index`` or ``put_index`` comes between, in any process. ``function``
+        returns None to leave the index as it is; what it raises is raised, and nothing is written.
+        It may be called again where a program that doesn't lock changed the index meanwhile. It may
+        use this engine from its own thread to put and get, not to change the index (InvalidError).
+
+        Returns the index as it is then; durable like after ``put_index``.
+        """
+
+    @abstractmethod
+    def clean(self) -> list[str]:
+        """Removes what ended writers left behind; returns the names. Never a blob, a reference, a
+        file of a living writer, or anything that isn't named as such."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Makes every put that has returned durable, where ``durability`` is "batch"."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the use of this engine, after ``sync``. Readers go on. A second close does nothing."""
+
+    def put_blobs(
+        self, sources: Iterable[Any], *, algorithm: str = "sha256", progress: Progress | None = None
+    ) -> list[PutResult]:
+        """Stores many sources; returns their PutResults in order. All are durable on return, unless
+        ``durability`` is "none".
+
+        Takes what ``put_blob`` takes. ``progress`` counts the bytes of all together. The first source
+        that fails fails the call with its error, which has the source as its attribute ``source``
+        (and, from Python 3.11 on, a note that says which it was); what was stored before stays.
+        """
+        results = []
+        done = 0
+
+        def watch(count: int, _: int | None) -> None:
+            assert progress is not None
+            progress(done + count, None)
+
+        for number, source in enumerate(sources):
+            try:
+                result = self.put_blob(
+                    source, algorithm=algorithm, progress=None if progress is None else watch
+                )
+            except Exception as error:
+                error.source = source  # type: ignore[attr-defined]
+                if hasattr(error, "add_note"):
+                    error.add_note(f"source {number} of put_blobs: {repr(source)[:200]}")
+                raise
+            done += result.size
+            results.append(result)
+        self.sync()
+        return results
+
+    def read_blob(self, digest: str, *, limit: int = READ_LIMIT) -> bytes:
+        """A whole blob, verified, of at most ``limit`` bytes.
+
+        Raises InvalidError for a larger one before it is read, NotExistError, DigestMismatchError,
+        SizeMismatchError.
+        """
+        with self.get_blob(digest) as blob:
+            if blob.size > limit:
+                raise too_large(blob.digest, blob.size, limit)
+            return blob.readall()
+
+    def copy_blob(
+        self,
+        digest: str,
+        destination: str | os.PathLike[str],
+        *,
+        link: bool = False,
+        verify: bool = False,
+        progress: Progress | None = None,
+    ) -> CopyResult:
+        """Copies a blob to the file ``destination``; returns (method, size in bytes).
+
+        The cheapest way that the filesystems allow: "reflink", "copy_file_range", "sendfile", "copy".
+        ``link=True`` tries "hardlink" first: the file is then the blob itself, read-only, and
+        changing it would corrupt the store. ``verify=True`` hashes what is copied; otherwise the
+        content is what is stored, unverified. The file appears, or replaces one that is there, when
+        it is complete; a device or FIFO is written to. It is not synced.
+
+        Raises NotExistError, IsADirectoryError; DigestMismatchError and SizeMismatchError, and
+        then ``destination`` is as it was.
+        """
+        from fastcas.copyout import copy_out
+
+        return copy_out(self, digest, destination, link=link, verify=verify, progress=progress)
+
+    def put_json(self, value: Any, *, style: str = "go") -> PutResult:
+        """Stores a JSON document; equal values give equal digests.
+
+        ``style="go"``: the bytes of Go's encoding/json (compact, keys of mappings sorted, ``<>&``
+        and U+2028/2029 escaped) and a newline, as umoci and containerd write them. A Descriptor,
+        Manifest or Index keeps its order of fields.
+        """
+        from fastcas.jsonstyle import encode_go
+
+        if style != "go":
+            raise InvalidError(f"unknown JSON style {style!r}; there is 'go'")
+        return self.put_blob(encode_go(value))
+
+    def list_references(self) -> list[str]:
+        """The reference names in the index, in its order, a name as often as it stands there."""
+        from fastcas.image import reference
+
+        return reference.list_references(self)
+
+    def update_reference(self, name: str, descriptor: Descriptor) -> list[Descriptor]:
+        """Lets ``name`` refer to ``descriptor``; returns the index entries that this replaced.
+
+        All entries of that name give way to one at the end of the index; N processes that add N
+        names end with N. InvalidError for a name outside the grammar of the specification
+        (annotations.md, org.opencontainers.image.ref.name). Durable like ``update_index``.
+        """
+        from fastcas.image import reference
+
+        return reference.update_reference(self, name, descriptor)
+
+    def delete_reference(self, name: str) -> list[Descriptor]:
+        """Removes the entries of ``name``, which may be any string; returns them, [] for none."""
+        from fastcas.image import reference
+
+        return reference.delete_reference(self, name)
+
+    def __contains__(self, digest: object) -> bool:
+        try:
+            self.stat_blob(digest)  # type: ignore[arg-type]
+        except (NotExistError, InvalidError) as error:
+            if isinstance(error, NotExistError) or error.digest is not None:
+                return False
+            raise
+        return True
+
+    def __iter__(self) -> Iterator[Digest]:
+        return self.list_blobs()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.list_blobs())
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

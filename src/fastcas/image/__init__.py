@@ -1,0 +1,1 @@
+"""What an image is, on any engine: references, and all that follows descriptors."""

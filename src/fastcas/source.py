@@ -1,0 +1,195 @@
+"""Sources: whatever a blob can be put from, and the quickest way from each into a sink."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import sys
+
+from fastcas import _core
+from fastcas.errors import InvalidError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+_READ_SIZE = 256 << 10  # what read(n) is asked for
+
+
+class Source:
+    """A source that was understood: ``feed(sink)`` puts all of it into a sink.
+
+    ``size`` is the number of bytes that it will give, or None where that isn't known beforehand;
+    ``name`` is what messages call it, or None.
+    """
+
+    def __init__(
+        self,
+        feed: Callable[[_core.Sink], None],
+        size: int | None = None,
+        name: Any = None,
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        self.feed = feed
+        self.size = size
+        self.name = name
+        self._close = close
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._close is not None:
+            self._close()
+
+
+def open_source(source: Any) -> Source:
+    """Understands ``source``: a bytes-like object, a path object, a binary file or socket, an object
+    with ``readinto`` or ``read``, or an iterable of bytes-likes.
+
+    Files are taken from where they stand to their end. Raises TypeError for anything else, and for
+    ``str``, which could be meant as content or as a path.
+    """
+    if isinstance(source, str):
+        raise TypeError(
+            "a str could be content or a path: pass text.encode() to store it, or pathlib.Path(name) "
+            "to store the file of that name"
+        )
+    if isinstance(source, os.PathLike):
+        return _from_path(source)
+    try:
+        view = memoryview(source)
+    except TypeError:
+        pass
+    else:
+        return _from_buffer(source, view)
+    if isinstance(source, io.TextIOBase):
+        raise TypeError("this file is open as text; open it in binary mode ('rb')")
+    kind = type(source)
+    name = getattr(source, "name", None)
+    # Only of these is it known that their descriptor gives the same bytes as they do.
+    if kind is io.FileIO:
+        return _from_fd(source.fileno(), name)
+    if kind in (io.BufferedReader, io.BufferedRandom) and type(source.raw) is io.FileIO:
+        return _from_buffered(source, name)
+    socket = sys.modules.get("socket")
+    if socket is not None and kind is socket.socket:
+        return _from_socket(source)
+    if hasattr(source, "readinto"):
+        return Source(lambda sink: sink.fill(_checked(source.readinto)), name=name)
+    if hasattr(source, "read"):
+        return Source(lambda sink: _feed_reads(sink, source.read), name=name)
+    if hasattr(source, "__iter__") or hasattr(source, "__next__"):
+        return Source(lambda sink: _feed_items(sink, source))
+    raise TypeError(
+        f"can't store a {kind.__name__}: pass a bytes-like object, a pathlib.Path, a binary file or "
+        "socket, or an iterable of bytes-likes"
+    )
+
+
+def _from_path(path: os.PathLike[Any]) -> Source:
+    name = os.fspath(path)
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        return _from_fd(fd, name, lambda: os.close(fd))
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _from_fd(fd: int, name: Any, close: Callable[[], None] | None = None) -> Source:
+    facts = os.fstat(fd)
+    regular = stat.S_ISREG(facts.st_mode)
+    size = None
+    if regular:
+        size = max(0, facts.st_size - os.lseek(fd, 0, os.SEEK_CUR))
+    return Source(lambda sink: sink.copy_from_fd(fd, polled=not regular), size, name, close)
+
+
+def _from_buffered(file: io.BufferedReader | io.BufferedRandom, name: Any) -> Source:
+    fd = file.fileno()
+    if not file.seekable():
+
+        def feed(sink: _core.Sink) -> None:
+            # What the file object has read ahead comes first; then its buffer is empty.
+            sink.write(file.read(len(file.peek())))
+            sink.copy_from_fd(fd, polled=True)
+
+        return Source(feed, name=name)
+    position = file.tell()
+    file.flush()
+    os.lseek(fd, position, os.SEEK_SET)
+    source = _from_fd(fd, name)
+    source._close = lambda: None if file.closed else _resume(file, fd)
+    return source
+
+
+def _resume(file: io.BufferedReader | io.BufferedRandom, fd: int) -> None:
+    """Lets the file object know how far its descriptor was read."""
+    position = os.lseek(fd, 0, os.SEEK_CUR)
+    file.seek(0, os.SEEK_END)  # drops its buffer, which a seek within that would keep
+    file.seek(position)
+
+
+def _from_socket(socket: Any) -> Source:
+    timeout = socket.gettimeout()
+    fd = socket.fileno()
+    return Source(
+        lambda sink: sink.copy_from_fd(fd, polled=True, timeout=-1.0 if timeout is None else timeout)
+    )
+
+
+def _from_buffer(source: Any, view: memoryview) -> Source:
+    _check_contiguous(view)
+    size = view.nbytes
+    return Source(lambda sink: sink.write(source), size, close=view.release)
+
+
+def _check_contiguous(view: memoryview) -> None:
+    if not view.c_contiguous:
+        raise InvalidError("this memory isn't contiguous: pass bytes(view) to store a copy of it")
+
+
+def _checked(readinto: Callable[[memoryview], int | None]) -> Callable[[memoryview], int]:
+    def checked(view: memoryview) -> int:
+        count = readinto(view)
+        if count is None:
+            raise _would_block()
+        if not 0 <= count <= len(view):
+            raise InvalidError(f"readinto() returned {count} for a buffer of {len(view)} bytes")
+        return count
+
+    return checked
+
+
+def _feed_reads(sink: _core.Sink, read: Callable[[int], Any]) -> None:
+    while True:
+        data = read(_READ_SIZE)
+        if data is None:
+            raise _would_block()
+        if isinstance(data, str):
+            raise TypeError("read() returned str: open the source in binary mode")
+        if len(data) > _READ_SIZE:
+            raise InvalidError(f"read({_READ_SIZE}) returned {len(data)} bytes")
+        if not data:
+            return
+        sink.write(data)
+
+
+def _feed_items(sink: _core.Sink, items: Iterable[Any]) -> None:
+    for number, item in enumerate(items):
+        try:
+            view = memoryview(item)
+        except TypeError:
+            kind = type(item).__name__
+            raise TypeError(f"item {number} of the source is {kind}, not bytes-like") from None
+        with view:
+            _check_contiguous(view)
+            sink.write(item)
+
+
+def _would_block() -> BlockingIOError:
+    return BlockingIOError(errno.EAGAIN, "the source is non-blocking and has nothing to give now")
