@@ -1,0 +1,622 @@
+"""Many processes and threads on one layout, forks, pickles and Ctrl-C.
+
+Nothing here measures time, but for bounded waits: what waits longer than they say hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import fastcas
+from conformance import REF_NAME, descriptor_of, digest_of, noise
+from test_cases import half_put, own_names, running
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_fd_leak")]
+
+WAIT = 20  # seconds after which something hangs
+
+
+# ---- 36, 37, 52: processes ----
+
+
+def add_references(layout, worker, count):
+    with fastcas.open(layout, durability="none") as cas:
+        for number in range(count):
+            cas.update_reference(f"w{worker}-{number}", descriptor_of(f"{worker}".encode()))
+    return count
+
+
+def test_case_36_no_reference_is_lost_between_processes(spawn, layout):
+    with fastcas.create(layout) as cas:
+        children = [spawn(add_references, layout, worker, 50) for worker in range(4)]
+        # This process takes part too, through two engines in two threads.
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(add_references, [layout] * 2, [8, 9], [50] * 2))
+        for child in children:
+            assert child.result(WAIT) == 50
+        wanted = {f"w{worker}-{number}" for worker in (0, 1, 2, 3, 8, 9) for number in range(50)}
+        found = list(cas.list_references())
+        assert len(found) == 300
+        assert set(found) == wanted
+        for worker in range(4):
+            mine = [name for name in found if name.startswith(f"w{worker}-")]
+            assert mine == [f"w{worker}-{number}" for number in range(50)], "not in order"
+
+
+def read_until(layout, done):
+    """Reads the index until `done` exists; what it read must be one of the two."""
+    seen = {0: 0, 500: 0}
+    raw = Path(layout, "index.json")
+    with fastcas.open(layout) as cas:
+        while not os.path.exists(done):
+            seen[len(cas.get_index().manifests)] += 1
+            json.loads(raw.read_bytes())
+    return seen
+
+
+def test_case_37_reader_beside_put_index(spawn, layout, tmp_path):
+    done = tmp_path / "done"
+    large = fastcas.Index(
+        tuple(descriptor_of(annotations={REF_NAME: f"n{number}"}) for number in range(500))
+    )
+    small = fastcas.Index()
+    with fastcas.create(layout, durability="none") as cas:
+        child = spawn(read_until, layout, done)
+        deadline = time.monotonic() + 1.5
+        while time.monotonic() < deadline:
+            cas.put_index(large)
+            cas.put_index(small)
+        done.touch()
+        seen = child.result(WAIT)
+    assert all(seen.values()), f"not both were met: {seen}"
+
+
+def without_tmpfile():
+    from fastcas.dir import temp
+
+    temp.HAVE_O_TMPFILE = False
+
+
+def first_puts(layout, named, count):
+    if named:
+        without_tmpfile()
+    for number in range(count):
+        # A writer's first put is where umoci makes its directory, and then locks it.
+        with fastcas.open(layout, durability="none") as cas:
+            cas.put_blob(iter([f"{os.getpid()}-{number}".encode(), noise(5000)]))
+    return count
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["tmpfile", "named"])
+def test_case_52_first_puts_beside_clean(spawn, layout, named):
+    with fastcas.create(layout, durability="none") as cas:
+        writers = [spawn(first_puts, layout, named, 300) for _ in range(2)]
+        rounds = 0
+        deadline = time.monotonic() + WAIT
+        while any(writer.process.poll() is None for writer in writers):
+            assert time.monotonic() < deadline
+            assert cas.clean() == []
+            rounds += 1
+        for writer in writers:
+            assert writer.result(WAIT) == 300
+        assert rounds > 10
+        assert len(cas) == 600
+        assert own_names(layout) == set()
+        for digest in cas:
+            cas.read_blob(digest)
+
+
+def put_forever(layout, named, seed):
+    if named:
+        without_tmpfile()
+    with fastcas.open(layout) as cas:
+        for number in range(10**9):
+            cas.put_blob(iter([noise(200_000, seed + number)]))
+            cas.update_reference(f"n{number % 3}", descriptor_of())
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["tmpfile", "named"])
+def test_killed_writers_leave_no_partial_blob(spawn, layout, named):
+    with fastcas.create(layout) as cas:
+        for turn in range(3):
+            before = len(cas)
+            writers = [spawn(put_forever, layout, named, 1000 * turn + n) for n in (0, 500)]
+            deadline = time.monotonic() + WAIT
+            while len(cas) < before + 5:
+                assert time.monotonic() < deadline, "the writers do nothing"
+                time.sleep(0.01)
+            for writer in writers:
+                writer.kill()
+            cas.clean()
+            assert own_names(layout) == set()
+            for digest in cas:
+                assert len(cas.read_blob(digest)) == 200_000
+            cas.get_index()
+        assert len(cas) > 0
+
+
+# ---- engines and threads in one process ----
+
+
+def test_two_engines_in_one_process_exclude_each_other(layout):
+    """umoci 7: record locks of POSIX would let the second one in."""
+    with fastcas.create(layout) as one, fastcas.open(layout) as two:
+        finished = threading.Event()
+
+        def other():
+            two.update_reference("two", descriptor_of())
+            finished.set()
+
+        def function(index):
+            thread.start()
+            assert not finished.wait(0.3), "the second engine was let in"
+            assert list(two.get_index().manifests) == [], "readers need no lock"
+            return index.replace(manifests=(descriptor_of(annotations={REF_NAME: "one"}),))
+
+        thread = threading.Thread(target=other)
+        one.update_index(function)
+        thread.join(WAIT)
+        assert finished.is_set()
+        assert list(one.list_references()) == ["one", "two"]
+
+
+def test_closing_one_engine_keeps_the_locks_of_another(layout):
+    with fastcas.create(layout) as one, fastcas.open(layout) as two:
+        finished = threading.Event()
+
+        def other():
+            two.update_reference("two", descriptor_of())
+            finished.set()
+
+        def function(index):
+            with fastcas.open(layout) as third:
+                third.put_blob(b"x")
+            thread.start()
+            assert not finished.wait(0.3), "closing a file gave another's lock away"
+            return index
+
+        thread = threading.Thread(target=other)
+        one.update_index(function)
+        thread.join(WAIT)
+        assert finished.is_set()
+
+
+def test_threads_on_one_engine(layout):
+    with fastcas.create(layout, durability="none") as cas:
+        contents = [noise(size, 3) for size in (0, 100, 70_000, 300_000, 3 << 20)]
+        digests = {digest_of(content): content for content in contents}
+
+        def work(number):
+            for turn in range(6):
+                content = contents[(number + turn) % len(contents)]
+                digest, size = cas.put_blob(iter([content]))
+                assert (digest, size) == (digest_of(content), len(content))
+                assert cas.read_blob(digest) == content
+                with cas.get_blob(digest) as reader:
+                    assert reader.read(10) == content[:10]
+                assert set(cas) <= set(digests)
+                cas.update_reference(f"t{number}-{turn}", descriptor_of())
+                cas.put_blob(content, verify_existing=True)
+                if turn == 3:
+                    cas.clean()
+            return number
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(work, range(8), timeout=WAIT * 2)) == list(range(8))
+        assert set(cas) == set(digests)
+        assert len(cas.list_references()) == 48
+        assert own_names(layout) == set()
+
+
+def test_threads_put_and_delete_the_same_blob(layout):
+    content = noise(70_000)
+    with fastcas.create(layout, durability="none") as cas:
+        stop = threading.Event()
+
+        def delete():
+            while not stop.is_set():
+                cas.delete_blob(digest_of(content))
+
+        with running(delete):
+            try:
+                for _ in range(200):
+                    assert cas.put_blob(content).digest == digest_of(content)
+            finally:
+                stop.set()
+        cas.put_blob(content)
+        assert cas.read_blob(digest_of(content)) == content
+
+
+def test_buffer_that_another_thread_changes(layout):
+    """Whatever is stored then, its name is right."""
+    content = bytearray(noise(4 << 20))
+    with fastcas.create(layout, durability="none") as cas:
+        stop = threading.Event()
+
+        def change():
+            while not stop.is_set():
+                for at in range(0, len(content), 4001):
+                    content[at] ^= 0xFF
+
+        with running(change):
+            try:
+                digests = [cas.put_blob(content).digest for _ in range(5)]
+            finally:
+                stop.set()
+        for digest in digests:
+            assert len(cas.read_blob(digest)) == 4 << 20
+
+
+def test_no_thread_is_left_running(layout):
+    def threads():
+        return len(os.listdir("/proc/self/task"))
+
+    with fastcas.create(layout, durability="none") as cas:
+        before = threads()
+        digest, _ = cas.put_blob(iter([noise(5 << 20)]))
+        with cas.get_blob(digest) as reader:
+            reader.read()
+        reader = cas.get_blob(digest)
+        reader.read(3 << 20)
+        reader.close()
+
+        def fails():
+            yield noise(5 << 20)
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            cas.put_blob(fails())
+        deadline = time.monotonic() + WAIT
+        while threads() > before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert threads() <= before
+
+
+# ---- fork, exec, pickle ----
+
+
+def in_fork(function):
+    """Runs a function in a forked child and fails when it does, or hangs."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            signal.alarm(WAIT)
+            function()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def ended(pid):
+    status = os.waitpid(pid, 0)[1]
+    assert status == 0, f"the forked child ended with {status}"
+
+
+@pytest.mark.parametrize("durability", ["full", "batch", "none"])
+def test_fork_uses_the_same_engine(layout, durability):
+    with fastcas.create(layout, durability=durability) as cas:
+        cas.put_blob(noise(3 << 20))
+
+        def child():
+            assert cas.read_blob(digest_of(noise(3 << 20))) == noise(3 << 20)
+            cas.put_blob(noise(4 << 20, 2))
+            cas.update_reference("child", descriptor_of())
+            cas.clean()
+            cas.close()
+
+        ended(in_fork(child))
+        cas.put_blob(noise(3 << 20, 3))
+        cas.update_reference("parent", descriptor_of())
+        assert list(cas.list_references()) == ["child", "parent"]
+        assert len(cas) == 3
+
+
+def test_fork_while_others_put_and_lock(layout):
+    content = noise(900_000)
+    with fastcas.create(layout) as cas:
+
+        def child():
+            cas.put_blob(b"from the child")
+            cas.update_reference("child", descriptor_of())
+            with fastcas.open(layout) as own:
+                own.put_blob(b"from its own engine")
+
+        with half_put(cas, content):
+            ended(in_fork(child))
+        assert cas.read_blob(digest_of(content)) == content
+        assert len(cas) == 3
+        assert own_names(layout) == set()
+
+
+def test_a_forked_child_holds_no_lock(layout):
+    """The child lives on; the parent's lock must not live on in it."""
+    with fastcas.create(layout) as cas:
+        read, write = os.pipe()
+        pids = []
+
+        def child():
+            os.close(write)
+            os.read(read, 1)
+
+        def function(index):
+            pids.append(in_fork(child))
+            return index.replace(manifests=(descriptor_of(),))
+
+        cas.update_index(function)
+        done = threading.Event()
+
+        def again():
+            with fastcas.open(layout) as other:
+                other.update_reference("v1", descriptor_of())
+                other.clean()
+            done.set()
+
+        thread = threading.Thread(target=again, daemon=True)
+        thread.start()
+        free = done.wait(5)
+        os.close(write)
+        ended(pids[0])
+        os.close(read)
+        thread.join(WAIT)
+        assert free, "the forked child kept its parent's lock"
+
+
+def test_fork_with_a_reader_half_read(layout):
+    content = noise(5 << 20)
+    with fastcas.create(layout, durability="none") as cas:
+        digest, _ = cas.put_blob(content)
+        with cas.get_blob(digest) as reader:
+            head = reader.read(3 << 20)
+
+            def child():
+                # What the child may do with it is close it, and open it again.
+                reader.close()
+                with cas.get_blob(digest) as own:
+                    assert own.read() == content
+
+            ended(in_fork(child))
+            # The two share one offset in the file; the child has not moved it.
+            assert head + reader.readall() == content
+
+
+def test_descriptors_are_closed_on_exec(layout):
+    code = "import os; print([os.readlink(f'/proc/self/fd/{n}') for n in range(3, 64)"
+    code += " if os.path.exists(f'/proc/self/fd/{n}')])"
+    with fastcas.create(layout) as cas:
+        digest, _ = cas.put_blob(b"x")
+        with cas.get_blob(digest):
+
+            def function(index):
+                run = subprocess.run(
+                    [sys.executable, "-c", code],
+                    close_fds=False,
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                    env={**os.environ, "PYTHONPATH": ""},
+                )
+                assert str(layout) not in run.stdout
+
+            cas.update_index(function)
+            with half_put(cas, noise(100_000)):
+                function(None)
+
+
+@pytest.mark.parametrize("durability", ["full", "batch", "none"])
+def test_pickle_reopens_by_path(layout, durability):
+    with fastcas.create(layout, durability=durability) as cas:
+        digest, _ = cas.put_blob(b"x")
+        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+            with pickle.loads(pickle.dumps(cas, protocol)) as again:
+                assert again.durability == durability
+                assert again.read_blob(digest) == b"x"
+                again.update_reference("v1", descriptor_of())
+        assert list(cas.list_references()) == ["v1"]
+        frozen = pickle.dumps(cas)
+    with pickle.loads(frozen) as again:
+        assert digest in again
+    os.rename(layout, layout.with_name("moved"))
+    with pytest.raises(fastcas.NotExistError):
+        pickle.loads(frozen)
+
+
+def put_one(cas, number):
+    with cas:
+        return str(cas.put_blob(f"{number}".encode()).digest)
+
+
+def through_a_pool(layout, method):
+    context = multiprocessing.get_context(method)
+    with fastcas.create(layout, durability="none") as cas:
+        with context.Pool(2) as pool:
+            results = pool.starmap_async(put_one, [(cas, number) for number in range(4)])
+            assert set(results.get(WAIT)) == set(cas)
+            pool.close()
+            pool.join()
+    return "done"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_engines_go_to_other_processes(spawn, layout, method):
+    # In a child, because multiprocessing keeps processes and pipes of its own for good.
+    assert spawn(through_a_pool, layout, method).result(WAIT) == "done"
+
+
+def test_digests_and_errors_pickle():
+    digest = fastcas.Digest(digest_of(b"x"))
+    again = pickle.loads(pickle.dumps(digest))
+    assert (type(again), again) == (fastcas.Digest, digest)
+    error = fastcas.SizeMismatchError("m", digest=digest, expected=1, actual=2, path="p")
+    again = pickle.loads(pickle.dumps(error))
+    assert vars(again) == vars(error)
+    assert (type(again), str(again)) == (fastcas.SizeMismatchError, "m")
+
+
+# ---- Ctrl-C ----
+
+
+def interrupted(layout, what):
+    """Does something long until SIGINT, then tells what is left of it."""
+    sys.stdin.close()
+    cas = fastcas.open(layout)
+    sources = []
+
+    def endless():
+        while True:
+            time.sleep(0.001)
+            yield noise(1 << 16)
+
+    class Reader:
+        def readinto(self, buffer):
+            time.sleep(0.001)
+            return len(buffer)
+
+    def feed(target):
+        with target:
+            try:
+                while True:
+                    target.write(noise(1 << 16))
+                    time.sleep(0.002)
+            except (BrokenPipeError, ValueError):
+                pass
+
+    if what in ("busy pipe", "silent pipe"):
+        read, write = os.pipe()
+        sources = [open(read, "rb"), open(write, "wb", buffering=0)]
+        if what == "busy pipe":
+            threading.Thread(target=feed, args=[sources[1]], daemon=True).start()
+        call = lambda: cas.put_blob(sources[0])  # noqa: E731
+    elif what == "iterable":
+        call = lambda: cas.put_blob(endless())  # noqa: E731
+    elif what == "reader":
+        call = lambda: cas.put_blob(Reader())  # noqa: E731
+    elif what == "fifo":
+        os.mkfifo(Path(layout).parent / "fifo")
+        call = lambda: cas.put_blob(Path(layout).parent / "fifo")  # noqa: E731
+    elif what == "lock":
+        call = lambda: cas.update_reference("v1", descriptor_of())  # noqa: E731
+    before = len(os.listdir("/proc/self/fd"))
+    print("ready", flush=True)
+    try:
+        call()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    after = len(os.listdir("/proc/self/fd"))
+    left = sorted(own_names(layout))
+    blobs = len(list(cas))
+    if what != "lock":
+        cas.put_blob(b"goes on")
+        cas.clean()
+    cas.close()
+    return {"fds": after - before, "left": left, "blobs": blobs}
+
+
+def interrupt(spawn, layout, what):
+    """Seconds from Ctrl-C until the call has ended."""
+    child = spawn(interrupted, layout, what)
+    assert child.process.stdout.readline() == b"ready\n"
+    time.sleep(0.3)
+    start = time.monotonic()
+    child.process.send_signal(signal.SIGINT)
+    # A child that hangs is killed, which ends this line.
+    timer = threading.Timer(WAIT, child.process.kill)
+    timer.start()
+    answer = child.process.stdout.readline()
+    elapsed = time.monotonic() - start
+    timer.cancel()
+    timer.join()
+    assert answer == b"interrupted\n", child.process.communicate()
+    assert child.result() == {"fds": 0, "left": [], "blobs": 0}
+    return elapsed
+
+
+@pytest.mark.parametrize("what", ["busy pipe", "silent pipe", "iterable", "reader", "fifo"])
+def test_ctrl_c_in_a_long_put(spawn, tmp_path, what):
+    taken = []
+    for turn in range(4):
+        place = tmp_path / f"{turn}"
+        place.mkdir()
+        with fastcas.create(place / "image", durability="none"):
+            pass
+        taken.append(interrupt(spawn, place / "image", what))
+        if taken[-1] <= 0.25:
+            return
+    pytest.fail(f"Ctrl-C was answered only after {taken} seconds")
+
+
+def test_ctrl_c_while_waiting_for_the_lock(spawn, layout):
+    with fastcas.create(layout) as cas:
+
+        def function(index):
+            interrupt(spawn, layout, "lock")
+
+        cas.update_index(function)
+        assert list(cas.list_references()) == []
+
+
+def test_ctrl_c_while_verifying(layout):
+    """SIGINT meets a read of a large blob; the reader can be closed and nothing is left."""
+    with fastcas.create(layout, durability="none") as cas:
+        digest, _ = cas.put_blob(noise(1 << 20))
+        with (layout / "large").open("wb") as stream:
+            stream.truncate(64 << 30)
+        os.replace(
+            layout / "large", layout / "blobs" / "sha256" / digest_of(b"large").partition(":")[2]
+        )
+        old = signal.signal(signal.SIGALRM, _interrupt)
+        reader = cas.get_blob(digest_of(b"large"))
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            start = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                reader.verify()
+            assert time.monotonic() - start < 10
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, old)
+            reader.close()
+        assert cas.read_blob(digest) == noise(1 << 20)
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_signals_that_raise_nothing_change_nothing(layout):
+    """EINTR on and on while a pipe is read: every byte arrives."""
+    content = noise(3 << 20)
+    count = []
+    old = signal.signal(signal.SIGALRM, lambda *_: count.append(1))
+    read, write = os.pipe()
+
+    def feed():
+        with open(write, "wb") as target:
+            for start in range(0, len(content), 30_000):
+                target.write(content[start : start + 30_000])
+                target.flush()
+                time.sleep(0.002)
+
+    try:
+        with fastcas.create(layout, durability="none") as cas, open(read, "rb") as source:
+            with running(feed):
+                signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
+                assert cas.put_blob(source) == (digest_of(content), len(content))
+            assert cas.read_blob(digest_of(content)) == content
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert len(count) > 5

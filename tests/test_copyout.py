@@ -1,0 +1,44 @@
+"""Copies to what is no regular file, and where the copy must not appear."""
+
+import os
+import threading
+
+import pytest
+
+import fastcas
+from fastcas.errors import DigestMismatchError
+
+CONTENT = bytes(range(256)) * 9000
+
+
+@pytest.fixture
+def cas(tmp_path):
+    with fastcas.create(tmp_path / "image", durability="none") as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_to_a_fifo_and_a_device(cas, tmp_path, verify):
+    digest, size = cas.put_blob(CONTENT)
+    assert cas.copy_blob(digest, "/dev/null", verify=verify).size == size
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(fifo.read_bytes()))
+    reader.start()
+    cas.copy_blob(digest, fifo, verify=verify)
+    reader.join(20)
+    assert got == [CONTENT]
+
+
+def test_damage_leaves_the_destination_as_it_was(cas, tmp_path):
+    digest, _ = cas.put_blob(CONTENT)
+    path = os.path.join(cas.path, "blobs", *digest.split(":"))
+    os.chmod(path, 0o644)
+    with open(path, "r+b") as blob:
+        blob.write(b"\xff")
+    (tmp_path / "out").write_bytes(b"before")
+    with pytest.raises(DigestMismatchError):
+        cas.copy_blob(digest, tmp_path / "out", verify=True)
+    assert (tmp_path / "out").read_bytes() == b"before"
+    assert sorted(os.listdir(tmp_path)) == ["image", "out"]

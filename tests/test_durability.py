@@ -1,0 +1,96 @@
+"""Which directories are synced, seen by their fsyncs."""
+
+import os
+import shutil
+
+import pytest
+
+import fastcas
+from fastcas.errors import DurabilityError
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """The names of what was synced, in order."""
+    names = []
+    real = os.fsync
+
+    def fsync(fd):
+        names.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return names
+
+
+def test_a_recreated_directory_is_anchored_again(tmp_path, synced):
+    layout = tmp_path / "image"
+    with fastcas.create(layout) as cas:
+        cas.put_blob(b"1")
+        synced.clear()
+        cas.put_blob(b"2")
+        assert synced[1:] == ["sha256"]
+        for turn in range(20):
+            shutil.rmtree(layout / "blobs" / "sha256")
+            synced.clear()
+            cas.put_blob(b"again %d" % turn)
+            assert synced[1:] == ["sha256", "blobs", "image"]
+
+
+def test_batch_syncs_names_once_and_before_the_index(tmp_path, synced):
+    with fastcas.create(tmp_path / "image", durability="batch") as cas:
+        synced.clear()
+        for number in range(5):
+            cas.put_blob(b"%d" % number)
+        assert len(synced) == 5
+        assert "sha256" not in synced
+        synced.clear()
+        cas.put_index(cas.get_index())
+        assert synced[0] == "sha256"
+        assert synced[-1] == "image"
+        synced.clear()
+        cas.sync()
+        assert synced == []
+
+
+def test_none_syncs_nothing(tmp_path, synced):
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        cas.put_blobs([b"1", b"2"])
+        cas.put_index(cas.get_index())
+        cas.sync()
+    assert synced == []
+
+
+def test_a_failed_directory_sync_is_final(tmp_path, monkeypatch):
+    cas = fastcas.create(tmp_path / "image", durability="batch")
+    cas.put_blob(b"1")
+    real = os.fsync
+
+    def fails(fd):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(DurabilityError) as caught:
+        cas.sync()
+    assert caught.value.errno == 5
+    monkeypatch.setattr(os, "fsync", real)
+    for call in (cas.sync, cas.close):
+        with pytest.raises(DurabilityError):
+            call()
+    cas.close()
+
+
+def test_a_failed_file_sync_publishes_nothing(tmp_path, monkeypatch):
+    with fastcas.create(tmp_path / "image") as cas:
+
+        def fails(fd):
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fails)
+            with pytest.raises(OSError) as caught:
+                cas.put_blob(b"1")
+        assert not isinstance(caught.value, DurabilityError)
+        assert (caught.value.errno, bool(caught.value.filename)) == (5, True)
+        assert list(cas) == []
+        assert cas.clean() == []

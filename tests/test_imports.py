@@ -1,0 +1,142 @@
+"""The arrows between modules point down, and what `import fastcas` costs stays small."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "src" / "fastcas"
+
+# From the top down. A module imports from lines below its own, and a line's modules not each other.
+RANKS = [
+    ["__main__"],
+    ["cli"],
+    ["console", "targets"],
+    ["__init__"],
+    ["dir.engine"],
+    ["dir.clean", "dir.index", "dir.ingest", "dir.reader"],
+    ["dir.durability", "dir.temp"],
+    ["dir.lock"],
+    ["dir.root"],
+    ["dir.__init__"],
+    ["engine"],
+    ["copyout", "source"],
+    ["image.reference"],
+    ["image.__init__"],
+    ["model"],
+    ["jsonstyle"],
+    ["digest"],
+    ["results"],
+    ["errors"],
+    ["_core"],
+]
+RANK = {module: number for number, line in enumerate(RANKS) for module in line}
+
+# What costs more than the whole of fastcas may, and nothing of the engine's needs at import.
+DEAR = {
+    "click", "rich", "msgspec", "typing", "logging", "re", "threading", "contextlib", "enum",
+    "dataclasses", "secrets", "hashlib", "json", "tempfile", "pathlib", "subprocess", "inspect",
+    "asyncio", "socket", "ssl", "shutil", "random", "datetime", "importlib.metadata",
+}  # fmt: skip
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        found[".".join(path.relative_to(PACKAGE).with_suffix("").parts)] = path
+    return found
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imports(node: ast.AST):
+    """The import statements below a node, those for type checkers left out."""
+    for child in ast.iter_child_nodes(node):
+        if is_type_checking(child):
+            for other in child.orelse:
+                yield from imports(ast.Module([other], []))
+        elif isinstance(child, (ast.Import, ast.ImportFrom)):
+            yield child
+        else:
+            yield from imports(child)
+
+
+def targets(tree: ast.Module, known: set[str]) -> set[tuple[str, int]]:
+    """The modules of fastcas that a module imports, also inside functions, with their lines."""
+    found = set()
+    for statement in imports(tree):
+        if isinstance(statement, ast.Import):
+            names = [alias.name for alias in statement.names]
+        else:
+            assert not statement.level, f"line {statement.lineno}: imports are absolute here"
+            # `from fastcas.dir import engine` imports a module, `from fastcas.digest import Digest`
+            # a name of one.
+            names = []
+            for alias in statement.names:
+                inner = f"{statement.module}.{alias.name}"
+                is_module = inner.removeprefix("fastcas.") in known
+                names.append(inner if is_module else statement.module)
+        for name in names:
+            if name.partition(".")[0] == "fastcas":
+                short = name.removeprefix("fastcas").removeprefix(".")
+                if f"{short}.__init__" in known:
+                    short += ".__init__"
+                found.add((short or "__init__", statement.lineno))
+    return found
+
+
+def test_every_module_has_a_rank():
+    assert set(modules()) <= set(RANK), "say in RANKS where a new module stands"
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_arrows_point_down(module):
+    tree = ast.parse(modules()[module].read_text())
+    up = [
+        f"line {line}: {module} imports {target}"
+        for target, line in sorted(targets(tree, set(modules()) | {"_core"}))
+        if RANK[target] <= RANK[module]
+    ]
+    assert not up, up
+
+
+def test_the_checker_finds_an_arrow_that_points_up():
+    tree = ast.parse("def f():\n    from fastcas.dir import engine\n    import fastcas.cli\n")
+    assert targets(tree, set(modules())) == {("dir.engine", 2), ("cli", 3)}
+    exempt = ast.parse("if TYPE_CHECKING:\n    import fastcas.cli\nelse:\n    import fastcas\n")
+    assert targets(exempt, set(modules())) == {("__init__", 4)}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """What a statement loads beyond what a bare interpreter and its site do."""
+    code = (
+        "import sys\nbefore = set(sys.modules)\n"
+        f"{statement}\nprint(*set(sys.modules) - before, file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return set(result.stderr.split())
+
+
+def test_importing_fastcas_loads_nothing_dear():
+    loaded = loaded_by("import fastcas")
+    assert "fastcas.dir.engine" in loaded
+    assert not loaded & DEAR
+
+
+def test_help_loads_no_rich_and_no_msgspec():
+    loaded = loaded_by(
+        "from fastcas.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"
+    )
+    assert "click" in loaded
+    assert not loaded & {"rich", "msgspec", "json", "importlib.metadata", "fastcas.model"}
+
+
+def test_the_models_come_when_they_are_asked_for():
+    assert "fastcas.model" in loaded_by("import fastcas; fastcas.Descriptor")

@@ -1,0 +1,85 @@
+"""The lock of a layout, where forks and removed files could make two holders of one."""
+
+import os
+import threading
+
+import pytest
+
+import fastcas
+from fastcas.errors import InvalidError, UnsupportedError
+from fastcas.model import Descriptor
+
+DESCRIPTOR = Descriptor(media_type="text/plain", digest="sha256:" + "0" * 64, size=1)
+
+
+def in_child(function):
+    """What a forked child's call says, as its exit code."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            code = function()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_child_has_not_its_parents_lock(tmp_path):
+    with fastcas.create(tmp_path / "image") as cas:
+
+        def child():
+            try:
+                cas.put_index(cas.get_index())
+            except UnsupportedError:
+                return 1
+            return 0 if not cas._lock.is_mine() else 2
+
+        def function(index):
+            assert cas._lock.is_mine()
+            with pytest.raises(InvalidError, match="within update_index"):
+                cas.put_index(index)
+            child_pid = os.fork()
+            if child_pid == 0:
+                os._exit(3 if cas._lock.is_mine() else 0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child_pid, 0)[1]) == 0
+            assert cas._lock.is_mine()
+
+        cas.update_index(function)
+        assert not cas._lock.is_mine()
+        assert in_child(child) == 0
+
+
+def test_a_child_that_goes_on_inside_update_index_writes_nothing(tmp_path):
+    with fastcas.create(tmp_path / "image") as cas:
+        pids = []
+
+        def function(index):
+            pids.append(os.fork())
+            return index.replace(manifests=(DESCRIPTOR,))
+
+        try:
+            cas.update_index(function)
+        except UnsupportedError:
+            os._exit(7 if pids == [0] else 8)
+        if pids == [0]:
+            os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 7
+        assert len(cas.get_index().manifests) == 1
+
+
+def test_two_engines_of_one_process_exclude_each_other(tmp_path):
+    layout = tmp_path / "image"
+    with fastcas.create(layout) as cas, fastcas.open(layout) as other:
+        done = threading.Event()
+
+        def late():
+            other.update_reference("v1", DESCRIPTOR)
+            done.set()
+
+        thread = threading.Thread(target=late)
+        with cas._lock.exclusive():
+            thread.start()
+            assert not done.wait(0.3)
+        thread.join(10)
+        assert done.is_set()
+        assert other.list_references() == ["v1"]

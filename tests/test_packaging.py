@@ -1,0 +1,86 @@
+"""What is shipped: a wheel for users, a source distribution from which the same wheel can be built."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib.metadata import metadata, requires
+from pathlib import Path
+
+import pytest
+
+import fastcas
+
+ROOT = Path(__file__).resolve().parent.parent
+TYPING = {"fastcas/py.typed", "fastcas/_core.pyi", "fastcas/results.pyi"}
+SKIPPED = shutil.ignore_patterns(
+    ".git", ".venv", "build", "dist", "bench", "*.so", "*.egg-info", "__pycache__", ".*cache"
+)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """A copy, so that a build neither finds nor leaves anything in the checkout."""
+    copy = tmp_path_factory.mktemp("packaging") / "fastcas"
+    shutil.copytree(ROOT, copy, ignore=SKIPPED)
+    return copy
+
+
+def build(sources: Path, kind: str) -> Path:
+    """Builds with the Cython and setuptools of this environment: no download."""
+    code = f"import setuptools.build_meta as b; b.build_{kind}('dist')"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=sources, capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    (built,) = (sources / "dist").glob("*.tar.gz" if kind == "sdist" else "*.whl")
+    return built
+
+
+def test_source_distribution_and_wheel(sources, tmp_path):
+    with tarfile.open(build(sources, "sdist")) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+        (base,) = {name.partition("/")[0] for name in archive.getnames()}
+        archive.extractall(tmp_path, **({"filter": "data"} if sys.version_info >= (3, 12) else {}))
+
+    native = {p.relative_to(ROOT).as_posix() for p in (ROOT / "src/fastcas/native").iterdir()}
+    modules = {p.relative_to(ROOT / "src").as_posix() for p in (ROOT / "src").rglob("*.py")}
+    assert native
+    assert native <= names
+    assert {f"src/{name}" for name in TYPING | modules} <= names
+    assert {"src/fastcas/_core.pyx", "pyproject.toml", "setup.py", "LICENSE"} <= names
+    assert not [name for name in names if name.endswith((".so", ".pyc"))]
+
+    with zipfile.ZipFile(build(tmp_path / base, "wheel")) as archive:
+        shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
+    (core,) = (name for name in shipped if name.startswith("fastcas/_core.") and ".so" in name)
+    assert shipped == modules | TYPING | {core}
+
+
+def test_metadata():
+    about = metadata("fastcas")
+    assert about["Requires-Python"] == ">=3.10"
+    assert about.get("License-Expression", "Apache-2.0") == "Apache-2.0"
+    runtime = {re.match(r"[\w-]+", r)[0] for r in requires("fastcas") if "extra ==" not in r}
+    assert runtime == {"msgspec", "click", "rich"}
+    assert {"test", "bench", "dev"} <= set(about.get_all("Provides-Extra"))
+
+
+def test_every_exported_name_is_there():
+    for name in fastcas.__all__:
+        assert getattr(fastcas, name) is not None
+    assert set(fastcas.__all__) <= set(dir(fastcas))
+
+
+def test_the_core_needs_no_openssl_to_link(sources):
+    """libcrypto is found when it runs: users build without its headers and get its updates."""
+    text = (sources / "setup.py").read_text()
+    assert "crypto" not in text
+    needed = subprocess.run(["ldd", fastcas._core.__file__], capture_output=True, text=True).stdout
+    assert "libc.so" in needed
+    assert "libcrypto" not in needed
