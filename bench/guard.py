@@ -1,0 +1,341 @@
+"""Fails when fastcas has become slower than it may be (`make bench-guard`).
+
+Each pair runs ours and a baseline of the same process in turn, warm, on the same bytes; the median
+of the rounds' speed ratios must reach the pair's floor. Never an absolute time: machines differ. A
+floor lies below what was measured by more than the noise of small sizes on a shared machine, so it
+catches a lost overlap, a copy, a quadratic step; it isn't the target. A pair below its floor is
+measured again before it counts.
+
+--slower 2 makes our side twice as slow on paper: every guard that can see a factor of two fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, os.fspath(Path(__file__).resolve().parent))
+
+import bed
+import fastcas
+from peers.naive import Store
+
+LARGE = 64 * bed.MIB
+SMALL_BLOB = 4 * bed.KIB
+SMALL_BLOBS = 400
+LISTED = 20_000
+ROUNDS = 9
+ATTEMPTS = 3
+
+Timed = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Pair:
+    name: str
+    ours: Timed
+    baseline: Timed
+    floor: float
+
+
+# Speed of ours over the baseline's. Both threads of a put or get on one CPU give 0.45-0.5 of EVP: the
+# floors against EVP stand above that.
+FLOORS = {
+    "put file / EVP": 0.55,
+    "put file / hashlib loop": 1.00,
+    "put file, full, disk / hashlib loop": 0.80,
+    "put readinto / EVP": 0.50,
+    "put read / hashlib loop": 0.70,
+    "get readinto aligned / EVP": 0.60,
+    "get readinto unaligned / EVP": 0.60,
+    "get readall / hashlib loop": 0.40,
+    "put 4 KiB / hashlib loop": 0.40,
+    "get 4 KiB / hashlib loop": 0.40,
+    "list / os.listdir": 0.30,
+    "copy out / shutil.copyfile": 0.60,
+}
+# Below two CPUs nothing overlaps and these say nothing.
+NEEDS_TWO_CPUS = {
+    "put file / EVP",
+    "put file / hashlib loop",
+    "put readinto / EVP",
+    "get readinto aligned / EVP",
+    "get readinto unaligned / EVP",
+}
+
+
+class Bench:
+    """Makes the pairs over two work directories: `fast` in memory where there is one, and `disk`."""
+
+    def __init__(self, fast: Path, disk: Path, cleanup: ExitStack) -> None:
+        self.fast = fast
+        self.disk = disk
+        self.cleanup = cleanup
+        self.content = bed.random_bytes(LARGE)
+        self.digest = bed.digest_of(self.content)
+        self.blobs = [
+            self.content[at : at + SMALL_BLOB] for at in range(0, SMALL_BLOBS * SMALL_BLOB, SMALL_BLOB)
+        ]
+
+    def pairs(self) -> Iterator[tuple[str, Timed, Timed]]:
+        yield from self._puts()
+        yield from self._gets()
+        yield from self._small()
+        yield self._list()
+
+    def _source(self, base: Path) -> Path:
+        path = base / "source"
+        if not path.exists():
+            path.write_bytes(self.content)
+            bed.settle(base)
+        return path
+
+    def _put(self, base: Path, durability: str, make: Callable[[], object]) -> Timed:
+        def run() -> float:
+            with self._target(base) as root, fastcas.create(root, durability=durability) as cas:
+                source = make()
+                started = time.perf_counter()
+                result = cas.put_blob(source)
+                elapsed = time.perf_counter() - started
+                assert result == (self.digest, LARGE)
+            return elapsed
+
+        return run
+
+    def _put_loop(self, base: Path, sync: str, put: Callable[[Store], str]) -> Timed:
+        def run() -> float:
+            with self._target(base) as root:
+                store = Store.create(root, sync=sync)
+                started = time.perf_counter()
+                digest = put(store)
+                elapsed = time.perf_counter() - started
+                store.close()
+                assert digest == self.digest
+            return elapsed
+
+        return run
+
+    @contextmanager
+    def _target(self, base: Path) -> Iterator[Path]:
+        root = bed.fresh(base)
+        if base == self.disk:
+            bed.settle(base)
+        try:
+            yield root
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+
+    def _evp(self) -> float:
+        return bed.evp_seconds(self.content)
+
+    def _puts(self) -> Iterator[tuple[str, Timed, Timed]]:
+        source, slow = self._source(self.fast), self._source(self.disk)
+        file = self._put(self.fast, "none", lambda: source)
+        reader = self._put(self.fast, "none", lambda: bed.ReadIntoSource(self.content))
+        read = self._put(self.fast, "none", lambda: bed.ReadSource(self.content))
+        durable = self._put(self.disk, "full", lambda: slow)
+        loop = self._put_loop(self.fast, "none", lambda store: store.put_file(source))
+        durable_loop = self._put_loop(self.disk, "full", lambda store: store.put_file(slow))
+        reader_loop = self._put_loop(
+            self.fast, "none", lambda store: store.put_reader(bed.ReadIntoSource(self.content))
+        )
+        yield "put file / EVP", file, self._evp
+        yield "put file / hashlib loop", file, loop
+        yield "put file, full, disk / hashlib loop", durable, durable_loop
+        yield "put readinto / EVP", reader, self._evp
+        yield "put read / hashlib loop", read, reader_loop
+
+    def _gets(self) -> Iterator[tuple[str, Timed, Timed]]:
+        root = bed.fresh(self.fast)
+        cas = self.cleanup.enter_context(fastcas.create(root, durability="none"))
+        cas.put_blob(self.content)
+        store = Store(root)
+        self.cleanup.callback(store.close)
+        pages = memoryview(mmap.mmap(-1, bed.MIB + mmap.PAGESIZE))
+
+        def into(buffer: memoryview) -> Timed:
+            def run() -> float:
+                total = 0
+                started = time.perf_counter()
+                with cas.get_blob(self.digest) as blob:
+                    while count := blob.readinto(buffer):
+                        total += count
+                elapsed = time.perf_counter() - started
+                assert (total, blob.verified) == (LARGE, True)
+                return elapsed
+
+            return run
+
+        def readall() -> float:
+            started = time.perf_counter()
+            with cas.get_blob(self.digest) as blob:
+                total = len(blob.readall())
+            elapsed = time.perf_counter() - started
+            assert (total, blob.verified) == (LARGE, True)
+            return elapsed
+
+        def loop() -> float:
+            started = time.perf_counter()
+            assert store.get(self.digest) == LARGE
+            return time.perf_counter() - started
+
+        def copy(copied: Callable[[Path], object]) -> Timed:
+            def run() -> float:
+                target = bed.fresh(self.fast)
+                started = time.perf_counter()
+                copied(target)
+                elapsed = time.perf_counter() - started
+                assert target.stat().st_size == LARGE
+                target.unlink()
+                return elapsed
+
+            return run
+
+        yield "get readinto aligned / EVP", into(pages[: bed.MIB]), self._evp
+        yield "get readinto unaligned / EVP", into(pages[16 : 16 + bed.MIB]), self._evp
+        yield "get readall / hashlib loop", readall, loop
+        stored = bed.blob_path(root, self.digest)
+        yield (
+            "copy out / shutil.copyfile",
+            copy(lambda target: cas.copy_blob(self.digest, target)),
+            copy(lambda target: shutil.copyfile(stored, target)),
+        )
+
+    def _small(self) -> Iterator[tuple[str, Timed, Timed]]:
+        def put() -> float:
+            with fastcas.create(bed.fresh(self.fast), durability="none") as cas:
+                started = time.perf_counter()
+                for blob in self.blobs:
+                    cas.put_blob(blob)
+                return time.perf_counter() - started
+
+        def put_loop() -> float:
+            store = Store.create(bed.fresh(self.fast), sync="none")
+            started = time.perf_counter()
+            for blob in self.blobs:
+                store.put_bytes(blob)
+            elapsed = time.perf_counter() - started
+            store.close()
+            return elapsed
+
+        root = bed.fresh(self.fast)
+        cas = self.cleanup.enter_context(fastcas.create(root, durability="none"))
+        store = Store(root)
+        self.cleanup.callback(store.close)
+        digests = [cas.put_blob(blob).digest for blob in self.blobs]
+        assert digests == [bed.digest_of(blob) for blob in self.blobs]
+
+        def get(read: Callable[[str], bytes]) -> Timed:
+            def run() -> float:
+                started = time.perf_counter()
+                contents = [read(digest) for digest in digests]
+                elapsed = time.perf_counter() - started
+                assert contents == self.blobs
+                return elapsed
+
+            return run
+
+        yield "put 4 KiB / hashlib loop", put, put_loop
+        yield "get 4 KiB / hashlib loop", get(cas.read_blob), get(store.get_bytes)
+
+    def _list(self) -> tuple[str, Timed, Timed]:
+        root = bed.fresh(self.fast)
+        cas = self.cleanup.enter_context(fastcas.create(root, durability="none"))
+        directory = root / "blobs" / "sha256"
+        directory.mkdir(exist_ok=True)
+        for number in range(LISTED):
+            (directory / bed.digest_of(number.to_bytes(8, "little"))[7:]).touch()
+
+        def listed(names: Callable[[], list]) -> Timed:
+            def run() -> float:
+                started = time.perf_counter()
+                count = len(names())
+                elapsed = time.perf_counter() - started
+                assert count == LISTED
+                return elapsed
+
+            return run
+
+        return (
+            "list / os.listdir",
+            listed(lambda: list(cas.list_blobs())),
+            listed(lambda: os.listdir(directory)),
+        )
+
+
+def measure(pair: Pair, rounds: int, slower: float) -> float:
+    """Median speed ratio; the first round warms up and isn't counted."""
+    ratios = []
+    for number in range(rounds + 1):
+        # Whoever runs second may find caches warmer: take turns.
+        if number % 2:
+            mine, theirs = pair.ours(), pair.baseline()
+        else:
+            theirs, mine = pair.baseline(), pair.ours()
+        if number:
+            ratios.append(theirs / (mine * slower))
+    return statistics.median(ratios)
+
+
+def guard(pairs: Iterator[Pair], rounds: int, slower: float) -> list[str]:
+    """Prints each pair's ratio; gives the names of those below their floor."""
+    failed = []
+    print(f"{'pair':38} {'ratio':>6} {'floor':>6}")
+    for pair in pairs:
+        best = 0.0
+        for _ in range(ATTEMPTS):
+            best = max(best, measure(pair, rounds, slower))
+            if best >= pair.floor:
+                break
+        else:
+            failed.append(pair.name)
+        verdict = "" if best >= pair.floor else "  BELOW"
+        print(f"{pair.name:38} {best:6.2f} {pair.floor:6.2f}{verdict}", flush=True)
+    return failed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--only", default="", help="part of a pair's name")
+    parser.add_argument(
+        "--floor-scale", type=float,
+        default=float(os.environ.get("FASTCAS_BENCH_FLOOR_SCALE", "1")),
+        help="multiplies every floor; also FASTCAS_BENCH_FLOOR_SCALE",
+    )  # fmt: skip
+    parser.add_argument(
+        "--slower", type=float, default=1.0, help="our times count this many times over"
+    )
+    options = parser.parse_args()
+    cpus = len(os.sched_getaffinity(0))
+    fast_name = "tmpfs" if "tmpfs" in bed.available_filesystems() else "disk"
+
+    def chosen(bench: Bench) -> Iterator[Pair]:
+        for name, ours, baseline in bench.pairs():
+            if options.only not in name:
+                continue
+            if cpus < 2 and name in NEEDS_TWO_CPUS:
+                print(f"{name:38} left out: one CPU")
+                continue
+            yield Pair(name, ours, baseline, FLOORS[name] * options.floor_scale)
+
+    started = time.perf_counter()
+    with bed.filesystem(fast_name) as fast, bed.filesystem("disk") as disk, ExitStack() as cleanup:
+        failed = guard(chosen(Bench(fast, disk, cleanup)), options.rounds, options.slower)
+    print(f"{time.perf_counter() - started:.0f} s, {cpus} CPUs, {fastcas.backend}")
+    if failed:
+        print(f"below the floor: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
