@@ -2,10 +2,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "ring.h"
 #include "sys.h"
+
+enum { COPY_STEP = 2 << 10, HUGE_FROM = 8 << 20 };
 
 void fc_reader_init(fc_reader *reader, fc_hasher hasher, unsigned char *slab, int fd, uint64_t size,
                     const unsigned char *expected)
@@ -91,6 +94,25 @@ static int fill(fc_reader *reader)
     return 0;
 }
 
+/* In small steps: for large ones memcpy takes the processor's own copy instruction, which on some (Zen 3) runs at a tenth
+   of its rate when the target's place within a page is a few bytes behind the source's. */
+static void hand_out(unsigned char *out, const unsigned char *data, size_t size)
+{
+    for (size_t n; size; out += n, data += n, size -= n) {
+        n = size < COPY_STEP ? size : COPY_STEP;
+        memcpy(out, data, n);
+    }
+}
+
+/* Large pages for memory that is touched for the first time: else its page faults cost as much as reading into it. */
+static void expect_all(unsigned char *out, uint64_t size)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = ((uintptr_t)out + page - 1) & ~(page - 1), to = ((uintptr_t)out + size) & ~(page - 1);
+
+    madvise((void *)from, to - from, MADV_HUGEPAGE);
+}
+
 int fc_reader_read(fc_reader *reader, unsigned char *out, size_t size, size_t *done)
 {
     uint64_t deadline = fc_deadline();
@@ -106,7 +128,7 @@ int fc_reader_read(fc_reader *reader, unsigned char *out, size_t size, size_t *d
         size_t n = reader->fill - reader->taken;
         if (n > size - *done)
             n = size - *done;
-        memcpy(out + *done, reader->slot + reader->taken, n);
+        hand_out(out + *done, reader->slot + reader->taken, n);
         reader->taken += n;
         *done += n;
         if (*done < size && fc_past(deadline))
@@ -119,6 +141,8 @@ int fc_reader_read_all(fc_reader *reader, unsigned char *out)
 {
     uint64_t deadline = fc_deadline();
 
+    if (!reader->offset && reader->size >= HUGE_FROM)
+        expect_all(out, reader->size);
     begin(reader);
     while (reader->offset < reader->size) {
         uint64_t left = reader->size - reader->offset;
