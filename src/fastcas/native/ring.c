@@ -173,14 +173,10 @@ int fc_lane_hash(fc_lane *lane, const void *data, size_t size)
     return 0;
 }
 
-int fc_lane_settle(fc_lane *lane)
-{
-    return lane->threaded ? wait_for_all(&lane->ring) : 0;
-}
-
 int fc_lane_final(fc_lane *lane, unsigned char *digest)
 {
-    int status = fc_lane_settle(lane);
+    int status = lane->threaded ? wait_for_all(&lane->ring) : 0;
+
     return status ? status : lane->hasher.final(lane->hasher.state, digest);
 }
 

@@ -11,9 +11,9 @@ void fc_lane_thread(fc_lane *lane, int64_t expected);
 /* The next slot, and the wait until its former content is hashed. Wait before each fc_lane_hash, of whatever memory. */
 unsigned char *fc_lane_slot(const fc_lane *lane);
 int fc_lane_acquire(fc_lane *lane);
-/* Hashes `data`, or queues it: then it must stay as it is until fc_lane_settle or fc_lane_close. */
+/* Hashes `data`, or queues it: then it must stay as it is until fc_lane_acquire has given FC_SLOTS places more, or until
+   fc_lane_final or fc_lane_close. */
 int fc_lane_hash(fc_lane *lane, const void *data, size_t size);
-int fc_lane_settle(fc_lane *lane);
 int fc_lane_final(fc_lane *lane, unsigned char *digest);
 /* Ends the thread after what is queued; harmless when there is none. */
 void fc_lane_close(fc_lane *lane);

@@ -8,7 +8,7 @@
 
 #include "ring.h"
 
-enum { KICK = 1 << 20, DIRECT_FROM = 1 << 20, DIRECT_PIECE = 512 << 10 };
+enum { KICK = 1 << 20, DIRECT_PIECE = 512 << 10 };
 
 void fc_sink_init(fc_sink *sink, fc_hasher hasher, unsigned char *slab, int fd, int writeback, uint64_t limit,
                   int64_t expected)
@@ -129,25 +129,31 @@ int fc_sink_pull(fc_sink *sink, int source, uint64_t burst)
     return 1;
 }
 
+/* Memory that can't change is hashed and written where it lies, but for its last FC_SLAB bytes when the hasher runs
+   beside us: those are copied into slots. The caller may take its memory back as soon as we return, and the hasher has
+   something to do until the next piece: by the time that the last slot is free to be filled, FC_SLOTS pieces came after
+   the last one that lies in the caller's memory, so that was hashed. */
 int fc_sink_push(fc_sink *sink, const unsigned char *data, size_t size, int stable, uint64_t burst, size_t *done)
 {
     uint64_t deadline = fc_deadline(), start = sink->size;
-    /* Before the choice below, which must not change between two calls for one piece of memory: what was queued from it
-       is waited for at its end only if it was direct. */
-    if (sink->size >= FC_THREAD_FROM && !sink->fill)
-        fc_lane_thread(&sink->lane, -1);
-    int direct = stable && (size >= DIRECT_FROM || (!sink->lane.threaded && size >= sink->lane.slot_size));
+    const fc_lane *lane = &sink->lane;
     unsigned char *slot;
     size_t n, room;
-    int status = direct ? flush(sink) : 0;
+    int status = 0;
 
     while (!status && *done < size) {
         n = size - *done;
-        if (direct) {
+        if (!sink->fill && sink->size >= FC_THREAD_FROM)
+            fc_lane_thread(&sink->lane, -1);
+        if (stable && (lane->threaded ? n > FC_SLAB : n >= lane->slot_size)) {
+            if (sink->fill) {
+                status = flush(sink); /* which may start the hasher: look again */
+                continue;
+            }
+            if (lane->threaded)
+                n -= FC_SLAB;
             if (n > DIRECT_PIECE)
                 n = DIRECT_PIECE;
-            if (size >= DIRECT_FROM && sink->size >= FC_THREAD_FROM)
-                fc_lane_thread(&sink->lane, -1);
             status = take(sink, n);
             if (!status)
                 status = fc_lane_acquire(&sink->lane);
@@ -168,7 +174,7 @@ int fc_sink_push(fc_sink *sink, const unsigned char *data, size_t size, int stab
         if (!status && *done < size && (sink->size - start >= burst || fc_past(deadline)))
             return 1;
     }
-    return !status && direct ? fc_lane_settle(&sink->lane) : status;
+    return status;
 }
 
 int fc_sink_finish(fc_sink *sink, unsigned char *digest)
