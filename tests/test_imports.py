@@ -28,6 +28,8 @@ RANKS = [
     ["image.reference"],
     ["image.__init__"],
     ["model"],
+    ["value"],
+    ["wire"],
     ["jsonstyle"],
     ["digest"],
     ["results"],

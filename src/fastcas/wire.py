@@ -1,0 +1,224 @@
+"""What the image specification's JSON has to be: its fields, their types and the strict reading.
+
+The structs here are what msgspec decodes into.  A field that wasn't there is UNSET, one that was
+null is None.  Nobody but the models sees them: they drop unknown fields, and don't know their bytes.
+
+Source: OCI image-spec 1.1, descriptor.md, image-index.md, manifest.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from fastcas import jsonstyle
+from fastcas.digest import Digest, shorten
+from fastcas.errors import InvalidError
+
+__all__ = ["Descriptor", "Index", "Manifest", "Platform", "Schema", "check_size", "read"]
+
+_SIZE_LIMIT = (1 << 63) - 1
+
+_SchemaT = TypeVar("_SchemaT", bound="Schema")
+
+
+def read(
+    schema: type[_SchemaT], raw: bytes, *, limit: int, what: str, media_type: str | None = None
+) -> tuple[bytes, _SchemaT]:
+    """``raw`` as bytes, at most ``limit`` of them, and what they say, all of it checked.
+
+    ``what`` names the value in messages; a document mustn't say that it isn't a ``media_type``.
+    Raises InvalidError naming the field.
+    """
+    raw = jsonstyle.check_bytes(raw, limit=limit, what=what)
+    fields = jsonstyle.decode(_DECODERS[schema], raw, what=what)
+    fields.check(what, media_type)
+    if not jsonstyle.has_distinct_keys(raw, fields.count_keys()):
+        jsonstyle.check_exactly(raw, what=what)
+    return raw, fields
+
+
+# gc=False: none of these can be part of a cycle.
+class Schema(msgspec.Struct, gc=False, rename="camel"):
+    """A JSON object; its fields stand in the order in which Go writes them."""
+
+    # Fields of another document: one that has these too could be taken for either (CVE-2021-41190).
+    # Without an annotation, which msgspec would evaluate for each subclass when it is imported.
+    foreign = tuple[str, ...]()
+
+    def check(self, what: str, media_type: str | None) -> None:
+        """Raises InvalidError for what the types alone let through."""
+
+    def count_keys(self) -> int:
+        """The number of keys that were decoded; the JSON has more if any is unknown or twice there."""
+        raise NotImplementedError
+
+
+class Platform(Schema):
+    architecture: str
+    os: str
+    os_version: str | UnsetType | None = msgspec.field(default=UNSET, name="os.version")
+    os_features: tuple[str, ...] | UnsetType | None = msgspec.field(default=UNSET, name="os.features")
+    variant: str | UnsetType | None = UNSET
+
+    def count_keys(self) -> int:
+        return _count_platform_keys([self])
+
+
+class Descriptor(Schema):
+    media_type: str
+    digest: str
+    # "int | float" because msgspec takes 5.0 for an int.
+    size: int | float
+    urls: tuple[str, ...] | UnsetType | None = UNSET
+    annotations: dict[str, str] | UnsetType | None = UNSET
+    data: bytes | UnsetType | None = UNSET
+    platform: Platform | UnsetType | None = UNSET
+    artifact_type: str | UnsetType | None = UNSET
+
+    def check(self, what: str, media_type: str | None) -> None:
+        _check_descriptor(self, what)
+
+    def count_keys(self) -> int:
+        return _count_descriptor_keys([self])
+
+
+class Index(Schema, kw_only=True):
+    schema_version: int | float
+    media_type: str | UnsetType = UNSET
+    artifact_type: str | UnsetType | None = UNSET
+    manifests: list[Descriptor] | None
+    subject: Descriptor | UnsetType | None = UNSET
+    annotations: dict[str, str] | UnsetType | None = UNSET
+
+    foreign = ("config", "layers", "fs_layers")
+    config: Any = UNSET
+    layers: Any = UNSET
+    fs_layers: Any = UNSET
+
+    def check(self, what: str, media_type: str | None) -> None:
+        _check_document(self, what, media_type)
+        _check_descriptors(self.manifests or [], f"{what}: manifests")
+
+    def count_keys(self) -> int:
+        return _count_document_keys(self) + 1 + _count_descriptor_keys(self.manifests or [])
+
+
+class Manifest(Schema, kw_only=True):
+    schema_version: int | float
+    media_type: str | UnsetType = UNSET
+    artifact_type: str | UnsetType | None = UNSET
+    config: Descriptor
+    layers: list[Descriptor] | None
+    subject: Descriptor | UnsetType | None = UNSET
+    annotations: dict[str, str] | UnsetType | None = UNSET
+
+    foreign = ("manifests", "fs_layers")
+    manifests: Any = UNSET
+    fs_layers: Any = UNSET
+
+    def check(self, what: str, media_type: str | None) -> None:
+        _check_document(self, what, media_type)
+        _check_descriptor(self.config, f"{what}: config")
+        _check_descriptors(self.layers or [], f"{what}: layers")
+
+    def count_keys(self) -> int:
+        descriptors = [self.config, *(self.layers or [])]
+        return _count_document_keys(self) + 2 + _count_descriptor_keys(descriptors)
+
+
+_DECODERS: dict[type[Schema], Any] = {
+    schema: msgspec.json.Decoder(schema) for schema in (Platform, Descriptor, Index, Manifest)
+}
+
+
+def _check_document(fields: Index | Manifest, what: str, media_type: str | None) -> None:
+    version = fields.schema_version
+    if type(version) is not int or version != 2:
+        raise InvalidError(f"{what}: schemaVersion: {version!r} isn't 2")
+    found = fields.media_type
+    if media_type is not None and found is not UNSET and found != media_type:
+        raise InvalidError(f"{what}: mediaType: {shorten(found)} isn't {media_type!r}")
+    for name in fields.foreign:
+        if getattr(fields, name) is not UNSET:
+            key = fields.__struct_encode_fields__[fields.__struct_fields__.index(name)]
+            raise InvalidError(f"{what}: {key}: ambiguous, doesn't belong in this document")
+    if isinstance(fields.subject, Descriptor):
+        _check_descriptor(fields.subject, f"{what}: subject")
+
+
+def _check_descriptors(all_fields: list[Descriptor], where: str) -> None:
+    if len(all_fields) > 16 and _are_plain(all_fields):
+        return
+    for position, fields in enumerate(all_fields):
+        _check_descriptor(fields, f"{where}[{position}]")
+
+
+def _check_descriptor(fields: Descriptor, where: str) -> None:
+    try:
+        check_size(fields.size, "size")
+        Digest(fields.digest)
+    except InvalidError as error:
+        text = str(error)
+        dot = "." if "[" in where or ": " in where else ": "
+        field = "" if text.startswith("size: ") else "digest: "
+        raise InvalidError(f"{where}{dot}{field}{text}") from None
+
+
+def check_size(value: Any, name: str) -> int:
+    """``value``, found to be a size in bytes; InvalidError naming the field where it isn't."""
+    if type(value) is not int or not 0 <= value <= _SIZE_LIMIT:
+        raise InvalidError(f"{name}: {shorten(value)} isn't an integer of 0 to 2**63-1")
+    return value
+
+
+def _are_plain(all_fields: list[Descriptor]) -> bool:
+    """Whether all sizes are right and all digests sha256's: a tenth of the cost of one by one."""
+    sizes = [fields.size for fields in all_fields]
+    if set(map(type, sizes)) != {int} or min(sizes) < 0 or max(sizes) > _SIZE_LIMIT:
+        return False
+    digests = [fields.digest for fields in all_fields]
+    if set(map(len, digests)) != {71} or {digest[:7] for digest in digests} != {"sha256:"}:
+        return False
+    text = "".join(digests)
+    # Of every digest, all that is left of prefix and hexadecimal digits is the prefix's "sh:".
+    left = text.encode().translate(None, b"0123456789abcdef") if text.isascii() else b""
+    return left == b"sh:" * len(digests)
+
+
+# Counted a field at a time, over all descriptors: half the cost of one descriptor at a time.
+
+
+def _count_document_keys(fields: Index | Manifest) -> int:
+    optional = (fields.media_type, fields.artifact_type, fields.subject, fields.annotations)
+    count = 1 + len([item for item in optional if item is not UNSET])
+    if isinstance(fields.subject, Descriptor):
+        count += _count_descriptor_keys([fields.subject])
+    if isinstance(fields.annotations, dict):
+        count += len(fields.annotations)
+    return count
+
+
+def _count_descriptor_keys(all_fields: list[Descriptor]) -> int:
+    count = 3 * len(all_fields)
+    count += len([1 for fields in all_fields if fields.urls is not UNSET])
+    count += len([1 for fields in all_fields if fields.data is not UNSET])
+    count += len([1 for fields in all_fields if fields.artifact_type is not UNSET])
+    notes = [found for fields in all_fields if (found := fields.annotations) is not UNSET]
+    count += len(notes) + sum([len(found) for found in notes if found])
+    platforms = [fields.platform for fields in all_fields if fields.platform is not UNSET]
+    return count + len(platforms) + _count_platform_keys([p for p in platforms if p is not None])
+
+
+def _count_platform_keys(platforms: list[Platform]) -> int:
+    count = 2 * len(platforms)
+    for platform in platforms:
+        if platform.os_version is not UNSET:
+            count += 1
+        if platform.os_features is not UNSET:
+            count += 1
+        if platform.variant is not UNSET:
+            count += 1
+    return count
