@@ -127,8 +127,7 @@ class Bench:
     @contextmanager
     def _target(self, base: Path) -> Iterator[Path]:
         root = bed.fresh(base)
-        if base == self.disk:
-            bed.settle(base)
+        bed.settle(base, 2 * LARGE)
         try:
             yield root
         finally:

@@ -107,9 +107,9 @@ class Context:
         self.source.write_bytes(self.content)
         bed.settle(base)
 
-    def settle(self) -> None:
-        if self.filesystem != "tmpfs":
-            bed.settle(self.base)
+    def settle(self, memory: int = 0) -> None:
+        """Before a timed section that will touch `memory` bytes for the first time."""
+        bed.settle(self.base, memory)
 
     def with_umoci(self, systems: dict[str, System], system: System) -> str | None:
         """Adds umoci to a group where it can run; gives the system's name then."""
@@ -143,7 +143,7 @@ def put_ours(context: Context, durability: str, source: Callable[[], object]) ->
         root = bed.fresh(context.base)
         cas = fastcas.create(root, durability=durability)
         given = source()
-        context.settle()
+        context.settle(2 * context.scale.large)
         started = time.perf_counter()
         result = cas.put_blob(given)
         if durability == "batch":
@@ -161,7 +161,7 @@ def put_naive(context: Context, sync: str, *, reader: bool = False) -> System:
         root = bed.fresh(context.base)
         store = Store.create(root, sync=sync)
         given = bed.ReadIntoSource(context.content)
-        context.settle()
+        context.settle(2 * context.scale.large)
         started = time.perf_counter()
         digest = store.put_reader(given) if reader else store.put_file(context.source)
         elapsed = time.perf_counter() - started
@@ -176,7 +176,7 @@ def put_umoci(context: Context) -> System:
     def run() -> float:
         root = bed.fresh(context.base)
         context.call("create", root)
-        context.settle()
+        context.settle(2 * context.scale.large)
         answer = context.call("put", root, context.source)
         check_put(context, root, answer["digest"])
         return answer["ns"] / 1e9
@@ -233,6 +233,7 @@ def get_large(context: Context) -> Iterator[Group]:
 
     def consume(read: Callable[[fastcas.BlobReader], int]) -> System:
         def run() -> float:
+            context.settle(2 * size)
             started = time.perf_counter()
             with cas.get_blob(digest) as blob:
                 total = read(blob)
@@ -303,7 +304,7 @@ def copy_out(context: Context) -> Iterator[Group]:
     def copied(copy: Callable[[Path], float]) -> System:
         def run() -> float:
             target = bed.fresh(context.base)
-            context.settle()
+            context.settle(2 * context.scale.large)
             elapsed = copy(target)
             expect(target.stat().st_size, len(context.content))
             target.unlink()

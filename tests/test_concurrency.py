@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -23,9 +24,9 @@ import fastcas
 from conformance import REF_NAME, descriptor_of, digest_of, noise
 from test_cases import half_put, own_names, running
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_fd_leak")]
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("no_fd_leak")]
 
-WAIT = 20  # seconds after which something hangs
+WAIT = 60  # seconds after which something hangs
 
 
 # ---- 36, 37, 52: processes ----
@@ -55,32 +56,32 @@ def test_case_36_no_reference_is_lost_between_processes(spawn, layout):
             assert mine == [f"w{worker}-{number}" for number in range(50)], "not in order"
 
 
-def read_until(layout, done):
-    """Reads the index until `done` exists; what it read must be one of the two."""
+def read_until(layout):
+    """Reads the index until it has met both often; what it read must be one of the two."""
     seen = {0: 0, 500: 0}
     raw = Path(layout, "index.json")
+    deadline = time.monotonic() + WAIT
     with fastcas.open(layout) as cas:
-        while not os.path.exists(done):
+        while min(seen.values()) < 20 and time.monotonic() < deadline:
             seen[len(cas.get_index().manifests)] += 1
             json.loads(raw.read_bytes())
+            time.sleep(0.001 * random.random())
     return seen
 
 
-def test_case_37_reader_beside_put_index(spawn, layout, tmp_path):
-    done = tmp_path / "done"
+def test_case_37_reader_beside_put_index(spawn, layout):
     large = fastcas.Index(
         tuple(descriptor_of(annotations={REF_NAME: f"n{number}"}) for number in range(500))
     )
     small = fastcas.Index()
     with fastcas.create(layout, durability="none") as cas:
-        child = spawn(read_until, layout, done)
-        deadline = time.monotonic() + 1.5
-        while time.monotonic() < deadline:
-            cas.put_index(large)
-            cas.put_index(small)
-        done.touch()
+        child = spawn(read_until, layout)
+        while child.process.poll() is None:  # it ends by itself, whatever it meets
+            for index in (large, small):
+                cas.put_index(index)
+                time.sleep(0.005 * random.random())
         seen = child.result(WAIT)
-    assert all(seen.values()), f"not both were met: {seen}"
+    assert min(seen.values()) >= 20, f"not both were met: {seen}"
 
 
 def without_tmpfile():
@@ -89,30 +90,32 @@ def without_tmpfile():
     temp.HAVE_O_TMPFILE = False
 
 
-def first_puts(layout, named, count):
+def first_puts(layout, named, stop):
     if named:
         without_tmpfile()
-    for number in range(count):
+    count = 0
+    while not os.path.exists(stop):
+        count += 1
         # A writer's first put is where umoci makes its directory, and then locks it.
         with fastcas.open(layout, durability="none") as cas:
-            cas.put_blob(iter([f"{os.getpid()}-{number}".encode(), noise(5000)]))
+            cas.put_blob(iter([f"{os.getpid()}-{count}".encode(), noise(5000)]))
     return count
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["tmpfile", "named"])
-def test_case_52_first_puts_beside_clean(spawn, layout, named):
+def test_case_52_first_puts_beside_clean(spawn, layout, tmp_path, named):
+    stop = tmp_path / "stop"
     with fastcas.create(layout, durability="none") as cas:
-        writers = [spawn(first_puts, layout, named, 300) for _ in range(2)]
+        writers = [spawn(first_puts, layout, named, stop) for _ in range(2)]
         rounds = 0
         deadline = time.monotonic() + WAIT
-        while any(writer.process.poll() is None for writer in writers):
-            assert time.monotonic() < deadline
+        # Only rounds beside living writers count; both sides have their number of them.
+        while rounds < 300 or len(cas) < 300:
+            assert time.monotonic() < deadline, "the writers do nothing"
             assert cas.clean() == []
-            rounds += 1
-        for writer in writers:
-            assert writer.result(WAIT) == 300
-        assert rounds > 10
-        assert len(cas) == 600
+            rounds += len(cas) > 0
+        stop.touch()
+        assert len(cas) <= sum(writer.result(WAIT) for writer in writers) == len(cas)
         assert own_names(layout) == set()
         for digest in cas:
             cas.read_blob(digest)
@@ -214,7 +217,7 @@ def test_threads_on_one_engine(layout):
             return number
 
         with ThreadPoolExecutor(8) as pool:
-            assert list(pool.map(work, range(8), timeout=WAIT * 2)) == list(range(8))
+            assert list(pool.map(work, range(8), timeout=WAIT)) == list(range(8))
         assert set(cas) == set(digests)
         assert len(cas.list_references()) == 48
         assert own_names(layout) == set()
@@ -367,7 +370,7 @@ def test_a_forked_child_holds_no_lock(layout):
 
         thread = threading.Thread(target=again, daemon=True)
         thread.start()
-        free = done.wait(5)
+        free = done.wait(WAIT / 2)  # the child's alarm comes later
         os.close(write)
         ended(pids[0])
         os.close(read)
@@ -475,22 +478,34 @@ def interrupted(layout, what):
     cas = fastcas.open(layout)
     sources = []
 
+    def ready():
+        print("ready", flush=True)
+
     def endless():
-        while True:
+        for number in range(10**9):
             time.sleep(0.001)
             yield noise(1 << 16)
+            if number == 20:
+                ready()
 
     class Reader:
+        calls = 0
+
         def readinto(self, buffer):
             time.sleep(0.001)
+            self.calls += 1
+            if self.calls == 20:
+                ready()
             return len(buffer)
 
     def feed(target):
         with target:
             try:
-                while True:
-                    target.write(noise(1 << 16))
+                for number in range(10**9):
+                    target.write(noise(1 << 16))  # a pipe holds no more: most of it has been read
                     time.sleep(0.002)
+                    if number == 20:
+                        ready()
             except (BrokenPipeError, ValueError):
                 pass
 
@@ -510,8 +525,9 @@ def interrupted(layout, what):
     elif what == "lock":
         call = lambda: cas.update_reference("v1", descriptor_of())  # noqa: E731
     before = len(os.listdir("/proc/self/fd"))
-    print("ready", flush=True)
     try:
+        if what in ("silent pipe", "fifo", "lock"):
+            ready()
         call()
     except KeyboardInterrupt:
         print("interrupted", flush=True)
@@ -526,36 +542,25 @@ def interrupted(layout, what):
 
 
 def interrupt(spawn, layout, what):
-    """Seconds from Ctrl-C until the call has ended."""
+    """Ctrl-C ends the call, which would else go on for ever, and nothing is left of it."""
     child = spawn(interrupted, layout, what)
     assert child.process.stdout.readline() == b"ready\n"
-    time.sleep(0.3)
-    start = time.monotonic()
+    time.sleep(0.3)  # what nothing can be seen of has most likely begun by then; nothing depends on it
     child.process.send_signal(signal.SIGINT)
     # A child that hangs is killed, which ends this line.
     timer = threading.Timer(WAIT, child.process.kill)
     timer.start()
     answer = child.process.stdout.readline()
-    elapsed = time.monotonic() - start
     timer.cancel()
     timer.join()
     assert answer == b"interrupted\n", child.process.communicate()
     assert child.result() == {"fds": 0, "left": [], "blobs": 0}
-    return elapsed
 
 
 @pytest.mark.parametrize("what", ["busy pipe", "silent pipe", "iterable", "reader", "fifo"])
-def test_ctrl_c_in_a_long_put(spawn, tmp_path, what):
-    taken = []
-    for turn in range(4):
-        place = tmp_path / f"{turn}"
-        place.mkdir()
-        with fastcas.create(place / "image", durability="none"):
-            pass
-        taken.append(interrupt(spawn, place / "image", what))
-        if taken[-1] <= 0.25:
-            return
-    pytest.fail(f"Ctrl-C was answered only after {taken} seconds")
+def test_ctrl_c_in_a_long_put(spawn, layout, what):
+    fastcas.create(layout, durability="none").close()
+    interrupt(spawn, layout, what)
 
 
 def test_ctrl_c_while_waiting_for_the_lock(spawn, layout):
@@ -577,17 +582,19 @@ def test_ctrl_c_while_verifying(layout):
         os.replace(
             layout / "large", layout / "blobs" / "sha256" / digest_of(b"large").partition(":")[2]
         )
-        old = signal.signal(signal.SIGALRM, _interrupt)
+        # Not SIGALRM, by which a test that hangs is ended.
+        old = signal.signal(signal.SIGUSR1, _interrupt)
+        main = threading.main_thread().ident
         reader = cas.get_blob(digest_of(b"large"))
+        timer = threading.Timer(0.2, signal.pthread_kill, [main, signal.SIGUSR1])
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
-            start = time.monotonic()
+            # Whoever reads to the end finds that the digest is another.
             with pytest.raises(KeyboardInterrupt):
+                timer.start()
                 reader.verify()
-            assert time.monotonic() - start < 10
+            timer.join()
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, old)
+            signal.signal(signal.SIGUSR1, old)
             reader.close()
         assert cas.read_blob(digest) == noise(1 << 20)
 
@@ -600,23 +607,27 @@ def test_signals_that_raise_nothing_change_nothing(layout):
     """EINTR on and on while a pipe is read: every byte arrives."""
     content = noise(3 << 20)
     count = []
-    old = signal.signal(signal.SIGALRM, lambda *_: count.append(1))
+    old = signal.signal(signal.SIGUSR1, lambda *_: count.append(1))
+    main = threading.main_thread().ident
     read, write = os.pipe()
 
     def feed():
+        deadline = time.monotonic() + WAIT
         with open(write, "wb") as target:
             for start in range(0, len(content), 30_000):
                 target.write(content[start : start + 30_000])
                 target.flush()
+                signal.pthread_kill(main, signal.SIGUSR1)
+                time.sleep(0.002)
+            while len(count) <= 5 and time.monotonic() < deadline:
+                signal.pthread_kill(main, signal.SIGUSR1)
                 time.sleep(0.002)
 
     try:
         with fastcas.create(layout, durability="none") as cas, open(read, "rb") as source:
             with running(feed):
-                signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
                 assert cas.put_blob(source) == (digest_of(content), len(content))
             assert cas.read_blob(digest_of(content)) == content
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+        signal.signal(signal.SIGUSR1, old)
     assert len(count) > 5

@@ -15,7 +15,7 @@ from fastcas.digest import Digest
 from fastcas.engine import Engine
 from oracle import OracleEngine
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_fd_leak")]
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("no_fd_leak")]
 
 
 class Store:

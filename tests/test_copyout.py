@@ -27,7 +27,7 @@ def test_to_a_fifo_and_a_device(cas, tmp_path, verify):
     reader = threading.Thread(target=lambda: got.append(fifo.read_bytes()))
     reader.start()
     cas.copy_blob(digest, fifo, verify=verify)
-    reader.join(20)
+    reader.join(60)
     assert got == [CONTENT]
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 
 import pytest
 
@@ -35,6 +36,65 @@ def test_a_recreated_directory_is_anchored_again(tmp_path, synced):
             synced.clear()
             cas.put_blob(b"again %d" % turn)
             assert synced[1:] == ["sha256", "blobs", "image"]
+
+
+def open_below(path):
+    """The descriptors of this process that lead into a directory."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:  # the one that listed them
+            continue
+        if target.startswith(str(path)):
+            found.append(target)
+    return found
+
+
+def test_a_directory_stays_open_while_it_is_compared(tmp_path, monkeypatch):
+    """Another thread's put replaces the known directory just before this one looks at it."""
+    layout = tmp_path / "image"
+    with fastcas.create(layout) as cas:
+        cas.put_blob(b"1")
+        real = os.path.sameopenfile
+        compared = []
+
+        def compare(one, two):
+            if not compared:
+                compared.append(one)
+                before = os.fstat(one)
+                shutil.rmtree(layout / "blobs" / "sha256")
+                other = threading.Thread(target=cas.put_blob, args=[b"other"])
+                other.start()
+                other.join()
+                assert os.path.samestat(os.fstat(one), before), "closed, and its number given away"
+            return real(one, two)
+
+        monkeypatch.setattr(os.path, "sameopenfile", compare)
+        cas.put_blob(b"2")
+        assert compared
+        assert list(cas) == [cas.put_blob(b"other").digest]
+    assert open_below(layout) == []
+
+
+def test_a_put_that_ends_after_close_keeps_nothing_open(tmp_path, monkeypatch):
+    layout = tmp_path / "image"
+    cas = fastcas.create(layout)
+    real = os.fsync
+    closed = []
+
+    def fsync(fd):
+        real(fd)
+        # The root is the last directory that the first put syncs.
+        if os.readlink(f"/proc/self/fd/{fd}") == str(layout):
+            cas.close()
+            closed.append(True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        cas.put_blob(b"1")
+    assert closed == [True]
+    assert open_below(layout) == []
 
 
 def test_batch_syncs_names_once_and_before_the_index(tmp_path, synced):

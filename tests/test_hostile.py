@@ -7,13 +7,13 @@ import ctypes
 import errno
 import io
 import os
-import random
 import shutil
 import socket
 import stat
 import threading
 import time
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from conformance import Descriptor, descriptor_of, digest_of, noise
 from fastcas import CorruptError, FastCASError, Index, InvalidError, NotExistError
 from test_cases import DEAD_TEMP, INDEX_BYTES, blob_path, foreign_layout, own_names, plant, running
 
-pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("no_fd_leak")]
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("no_fd_leak")]
 
 DIGEST = digest_of(b"content")
 
@@ -509,46 +509,53 @@ def test_swapping_with_a_symlink_leads_nowhere(store, layout, canary, what):
         pytest.skip(f"no RENAME_EXCHANGE here: {error}")
     stop = threading.Event()
 
-    pauses = random.Random(what)
-
     def swap():
         while not stop.is_set():
             with suppress(FileNotFoundError):
                 exchange(layout / "swap", layout / what)
-            # In a burst the swaps fall within a call, after a pause whole calls meet either side.
-            if pauses.random() < 0.05:
-                time.sleep(pauses.uniform(0, 0.01))
 
-    done = refused = 0
+    numbers = count()
+
+    def try_all():
+        done = refused = 0
+        for call in (
+            lambda: store.put_blob(b"content"),
+            lambda: store.read_blob(DIGEST),
+            lambda: store.put_blob(noise(100, next(numbers))),
+            lambda: store.delete_blob(DIGEST),
+            lambda: list(store),
+            lambda: store.update_reference("v1", Descriptor("a/b", DIGEST, 7)),
+            store.get_index,
+            store.clean,
+        ):
+            try:
+                answer = call()
+            except CorruptError:
+                pytest.fail("the trap's content was read")
+            except (InvalidError, NotExistError, OSError):
+                refused += 1
+            else:
+                assert answer != b"poison!"
+                done += 1
+        return done, refused
+
     with running(swap):
         try:
             start = time.monotonic()
-            # Until both sides of the swap were met, which is a matter of chance.
-            while (taken := time.monotonic() - start) < 0.6 or (not (done and refused) and taken < 10):
-                for call in (
-                    lambda: store.put_blob(b"content"),
-                    lambda: store.read_blob(DIGEST),
-                    lambda: store.put_blob(noise(100, int(time.monotonic() * 1e6))),
-                    lambda: store.delete_blob(DIGEST),
-                    lambda: list(store),
-                    lambda: store.update_reference("v1", Descriptor("a/b", DIGEST, 7)),
-                    store.get_index,
-                    store.clean,
-                ):
-                    try:
-                        answer = call()
-                    except CorruptError:
-                        pytest.fail("the trap's content was read")
-                    except (InvalidError, NotExistError, OSError):
-                        refused += 1
-                    else:
-                        assert answer != b"poison!"
-                        done += 1
+            # What each call meets now is a matter of chance, and so is what it answers.
+            while time.monotonic() - start < 0.6:
+                try_all()
         finally:
             stop.set()
+    # Before and after each swap it is not.
+    for _ in range(2):
+        done, refused = try_all()
+        if (layout / what).is_symlink():
+            assert refused
+        else:
+            assert (done, refused) == (8, 0)
+        exchange(layout / "swap", layout / what)
     canary.check()
-    assert done
-    assert refused
 
 
 def test_the_root_is_replaced_while_open(store, layout, canary):

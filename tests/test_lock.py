@@ -80,6 +80,6 @@ def test_two_engines_of_one_process_exclude_each_other(tmp_path):
         with cas._lock.exclusive():
             thread.start()
             assert not done.wait(0.3)
-        thread.join(10)
+        thread.join(60)
         assert done.is_set()
         assert other.list_references() == ["v1"]

@@ -27,7 +27,7 @@ from fastcas import CorruptError, DigestMismatchError, NotExistError, SizeMismat
 from oracle import OracleEngine
 from test_cases import DEAD_TEMP, make_dead, own_names, plant
 
-pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("no_fd_leak")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("no_fd_leak")]
 
 # Few contents, so that rules meet each other's; sizes about the block and slot edges.
 CONTENTS = [noise(size, 7) for size in (0, 1, 2, 63, 64, 1000, 65535, 65536, 70_001, 300_000)]

@@ -14,6 +14,8 @@ from fastcas.errors import DurabilityError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastcas.dir.root import Root
 
 
@@ -26,8 +28,8 @@ class Durability:
         self._root = root
         self._pending: set[str] = set()  # algorithms whose directories have unsynced names
         self._failure: DurabilityError | None = None
-        # Directories whose own names are durable, by algorithm; open, so that no other gets the inode.
-        self._anchored: dict[str, int] = {}
+        self._anchored: dict[str, _Anchor] = {}  # by algorithm
+        self._closed = False
         self._syncing = (os.getpid(), allocate_lock())
 
     def published(self, directory: int, algorithm: str) -> None:
@@ -69,13 +71,13 @@ class Durability:
 
     def close(self) -> None:
         """Gives back what is open. Nothing is synced."""
-        while self._anchored:
-            os.close(self._anchored.popitem()[1])
+        self._closed = True  # first: a put that ends now keeps nothing, or sees that it has to clear
+        self._anchored.clear()
 
     def _sync_directory(self, directory: int, algorithm: str) -> None:
         self._root.sync(directory, f"{BLOBS}/{algorithm}")
         anchored = self._anchored.get(algorithm)
-        if anchored is not None and os.path.sameopenfile(anchored, directory):
+        if anchored is not None and os.path.sameopenfile(anchored.fd, directory):
             return
         # Whoever made this directory may not have synced its own name yet.
         blobs = self._root.open(BLOBS, DIRECTORY)
@@ -85,8 +87,25 @@ class Durability:
             os.close(blobs)
         with self._root.held() as root:
             self._root.sync(root, ".")
-        former = self._anchored.pop(algorithm, None)
-        if former is not None:
-            os.close(former)
-        if self._anchored.setdefault(algorithm, kept := os.dup(directory)) != kept:
-            os.close(kept)  # another thread was quicker
+        self._anchored[algorithm] = _Anchor(directory)
+        if self._closed:
+            self._anchored.clear()
+
+
+class _Anchor:
+    """A directory whose own name is durable; open, so that no other gets its inode.
+
+    Closed when nobody refers to it any more: a thread that compares may do so while another puts a
+    later directory in its place, or closes the engine. So no lock is needed, which a child made by
+    fork could find held.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, directory: int) -> None:
+        self.fd = -1
+        self.fd = os.dup(directory)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if self.fd >= 0:
+            close(self.fd)

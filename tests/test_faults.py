@@ -1,0 +1,441 @@
+"""What the kernel seldom does, made to happen by functions that are loaded before libc's.
+
+Each test runs a program of its own. Nothing in it depends on how quick anything is: where a broken
+core would go on for ever, the functions here end the process.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import fastcas
+
+pytestmark = pytest.mark.usefixtures("no_fd_leak")
+
+WENT_ON = 42  # the exit code of a process that went on where it had to stop
+
+SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/fs.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
+enum { OPENAT2 = 437, WENT_ON = 42 };
+
+/* openat2 says EAGAIN so often. */
+int eagain_left, openat2_calls;
+
+long syscall(long number, ...)
+{
+    long a[6];
+    va_list list;
+
+    va_start(list, number);
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(list, long);
+    va_end(list);
+    if (number == OPENAT2) {
+        if (++openat2_calls > 100000)
+            _exit(WENT_ON);
+        if (eagain_left > 0) {
+            eagain_left--;
+            errno = EAGAIN;
+            return -1;
+        }
+    }
+    return REAL(syscall)(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+/* Copies: the methods before the one under test are refused, that one takes a while, moves little and
+   meets a signal. From then on it may be called so often. */
+enum { NONE, COPY_FILE_RANGE, SENDFILE, PREAD, PWRITE };
+int interrupt_in, calls, calls_after = 20;
+size_t longest;
+
+static void called(size_t size)
+{
+    calls++;
+    if (size > longest)
+        longest = size;
+    usleep(20000);
+    if (calls == 5)
+        raise(SIGINT);
+    if (calls > 5 + calls_after)
+        _exit(WENT_ON);
+}
+
+static size_t little(size_t size)
+{
+    return size < 65536 ? size : 65536;
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+    va_list list;
+    void *argument;
+
+    va_start(list, request);
+    argument = va_arg(list, void *);
+    va_end(list);
+    if (request == FICLONE) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return REAL(ioctl)(fd, request, argument);
+}
+
+ssize_t copy_file_range(int in, off64_t *from, int out, off64_t *to, size_t size, unsigned flags)
+{
+    if (interrupt_in == COPY_FILE_RANGE) {
+        called(size);
+        return REAL(copy_file_range)(in, from, out, to, little(size), flags);
+    }
+    errno = EXDEV;
+    return -1;
+}
+
+ssize_t sendfile(int out, int in, off_t *from, size_t size)
+{
+    if (interrupt_in == SENDFILE) {
+        called(size);
+        return REAL(sendfile)(out, in, from, little(size));
+    }
+    errno = EINVAL;
+    return -1;
+}
+
+ssize_t pread(int fd, void *data, size_t size, off_t at)
+{
+    if (interrupt_in == PREAD) {
+        called(0);
+        size = little(size);
+    }
+    return REAL(pread)(fd, data, size, at);
+}
+
+/* A disk: so many writes take longer than a section without the GIL may last, and store half. */
+int slow_writes;
+
+ssize_t pwrite(int fd, const void *data, size_t size, off_t at)
+{
+    if (interrupt_in == PWRITE)
+        called(0);
+    if (slow_writes > 0) {
+        slow_writes--;
+        usleep(150000);
+        size = size / 2 + 1;
+    }
+    return REAL(pwrite)(fd, data, size, at);
+}
+
+/* The hasher: a thread that comes late. */
+int hasher_late_ms, hashers;
+
+struct work {
+    void *(*function)(void *);
+    void *argument;
+};
+
+static void *late(void *given)
+{
+    struct work work = *(struct work *)given;
+
+    free(given);
+    usleep(1000 * hasher_late_ms);
+    return work.function(work.argument);
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *),
+                   void *argument)
+{
+    struct work *work = malloc(sizeof *work);
+
+    work->function = function;
+    work->argument = argument;
+    hashers++;
+    return REAL(pthread_create)(thread, attributes, late, work);
+}
+"""
+
+PRELUDE = """
+import ctypes, errno, hashlib, json, os, sys
+shim = ctypes.CDLL(os.environ["LD_PRELOAD"])
+def variable(name, kind=ctypes.c_int):
+    return kind.in_dll(shim, name)
+def told(**facts):
+    print(json.dumps(facts))
+import fastcas
+from fastcas import _core
+"""
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory):
+    place = tmp_path_factory.mktemp("shim")
+    (place / "shim.c").write_text(SHIM)
+    compiler = ["gcc", "-shared", "-fPIC", "-w", "-o", place / "shim.so", place / "shim.c", "-ldl"]
+    subprocess.run([*compiler, "-pthread"], check=True, timeout=60)
+    return place / "shim.so"
+
+
+@pytest.fixture
+def run(shim):
+    """Runs a program with the functions above; returns what it told."""
+
+    def run(program, *arguments):
+        done = subprocess.run(
+            [sys.executable, "-c", PRELUDE + textwrap.dedent(program), *map(str, arguments)],
+            env={
+                **os.environ,
+                "LD_PRELOAD": str(shim),
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            },
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode != WENT_ON, "the core went on where it had to stop"
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+# ---- openat2 ----
+
+
+def test_openat2_is_tried_again_but_not_for_ever(run, tmp_path):
+    """EAGAIN: a rename was under way while the path was resolved."""
+    told = run(
+        """
+        with fastcas.create(sys.argv[1], durability="none") as cas:
+            content = bytes(100_000)
+            digest = cas.put_blob(content).digest
+            small = cas.put_blob(b"small").digest
+            calls = {
+                "read_blob": lambda: cas.read_blob(digest) == content,
+                "small": lambda: cas.read_blob(small) == b"small",
+                "stat_blob": lambda: cas.stat_blob(digest).size == 100_000,
+                "put_blob": lambda: cas.put_blob(b"another").size == 7,
+                "get_index": lambda: len(cas.get_index().manifests) == 0,
+            }
+            fds = len(os.listdir("/proc/self/fd"))
+            good = []
+            for name, call in calls.items():
+                variable("eagain_left").value = 5
+                if call():
+                    good.append(name)
+                assert variable("eagain_left").value == 0, name
+            refused = []
+            for name, call in calls.items():
+                variable("eagain_left").value = 10**9
+                try:
+                    call()
+                except BlockingIOError as error:
+                    if error.errno == errno.EAGAIN and error.filename:
+                        refused.append(name)
+            variable("eagain_left").value = 0
+            left = len(os.listdir("/proc/self/fd")) - fds
+            after = [name for name, call in calls.items() if call()]
+        told(good=good, refused=refused, after=after, left=left, names=sorted(os.listdir(sys.argv[1])))
+        """,
+        tmp_path / "image",
+    )
+    every = ["read_blob", "small", "stat_blob", "put_blob", "get_index"]
+    names = ["blobs", "index.json", "oci-layout"]
+    assert [told["good"], told["refused"], told["after"]] == [every] * 3
+    assert told["left"] == 0
+    assert [name for name in told["names"] if name != ".fastcas.lock"] == names
+
+
+@pytest.mark.parametrize("resolving", ["openat2", "by-component"])
+def test_a_file_under_a_lease_is_an_error(layout, monkeypatch, resolving):
+    """Its holder is asked to give it up; who waits for that waits for as long as the kernel lets it."""
+    if resolving == "by-component":
+        monkeypatch.setattr("fastcas.dir.root.HAVE_OPENAT2", False)
+    with fastcas.create(layout, durability="none") as cas:
+        digest = cas.put_blob(b"content").digest
+        path = layout / "blobs" / "sha256" / digest.encoded
+        old = signal.signal(signal.SIGIO, signal.SIG_IGN)  # how the holder is asked
+        holder = os.open(path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            except OSError as error:
+                pytest.skip(f"no leases on this filesystem: {error}")
+            for call in (
+                lambda: cas.read_blob(digest),
+                lambda: cas.get_blob(digest),
+                lambda: cas.copy_blob(digest, layout.parent / "copy"),
+                lambda: cas.put_blob(b"content"),
+            ):
+                # Where the open waited until the lease was broken, it would succeed.
+                with pytest.raises(BlockingIOError) as caught:
+                    call()
+                assert caught.value.errno == errno.EAGAIN
+                assert str(caught.value.filename).endswith(digest.encoded)
+            assert not (layout.parent / "copy").exists()
+        finally:
+            os.close(holder)
+            signal.signal(signal.SIGIO, old)
+        assert cas.read_blob(digest) == b"content"
+        assert cas.put_blob(b"content").digest == digest
+        assert cas.clean() == []
+
+
+# ---- Ctrl-C while a blob is copied out ----
+
+
+@pytest.mark.parametrize(
+    ("number", "way"), [(1, "copy_file_range"), (2, "sendfile"), (3, "copy"), (4, "verified copy")]
+)
+def test_ctrl_c_in_a_large_copy(run, tmp_path, number, way):
+    told = run(
+        """
+        layout, room, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+        size = 8 << 30
+        digest = "sha256:" + "ab" * 32
+        fastcas.create(layout).close()
+        with open(os.path.join(layout, "blobs", *digest.split(":")), "wb") as blob:
+            blob.truncate(size)
+        target = os.path.join(room, "copy")
+        with open(target, "wb") as before:
+            before.write(b"before")
+        with fastcas.open(layout) as cas:
+            fds = len(os.listdir("/proc/self/fd"))
+            # A section without the GIL may have several writes in it; the others end after each call.
+            variable("calls_after").value = 100 if number == 4 else 1
+            variable("interrupt_in").value = number
+            interrupted = False
+            try:
+                cas.copy_blob(digest, target, verify=number == 4)
+            except KeyboardInterrupt:
+                interrupted = True
+            variable("interrupt_in").value = 0
+            told(
+                interrupted=interrupted,
+                fds=len(os.listdir("/proc/self/fd")) - fds,
+                names=os.listdir(room),
+                content=open(target, "rb").read(10).decode(),
+                calls=variable("calls").value,
+                longest=variable("longest", ctypes.c_size_t).value,
+            )
+        """,
+        tmp_path / "image",
+        (tmp_path / "room").mkdir() or tmp_path / "room",
+        number,
+    )
+    assert told["interrupted"]
+    assert (told["fds"], told["names"], told["content"]) == (0, ["copy"], "before")
+    assert told["calls"] >= 5, "the signal came while nothing was copied"
+    # No signal ends such a call: it must not be given all of 8 GiB while each takes its time.
+    assert told["longest"] <= 1 << 30
+
+
+# ---- memory that is hashed where it lies ----
+
+
+@pytest.mark.parametrize("before", [0, (2 << 20) - 700_000, (2 << 20) - 1, (2 << 20) + 100])
+@pytest.mark.parametrize("slow", [0, 1, 2])
+def test_bytes_are_released_only_when_they_are_hashed(run, tmp_path, before, slow):
+    """Writes split the piece, and the hasher comes late: when write() returns, its caller may let go
+    of the memory, which is made visible here by overwriting it."""
+    told = run(
+        """
+        before, slow = map(int, sys.argv[2:])
+        wrong = []
+        hashers = {}
+        for size in (64 << 10, 600_000, (1 << 20) - 1, 1 << 20, (3 << 20) + 5):
+            head, piece = os.urandom(before), os.urandom(size)
+            right = hashlib.sha256(head + piece).hexdigest()
+            address = id(piece) + bytes.__basicsize__ - 1
+            assert ctypes.string_at(address, 16) == piece[:16]
+            fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            variable("hashers").value = 0
+            sink = _core.Sink(fd, "sha256")
+            # The first is hashed where it lies, and the slots of the others end at odd places: the
+            # last one has 2 MiB, where the hasher begins, in its middle.
+            sink.write(head[:100_000])
+            for start in range(100_000, before, 60_000):
+                sink.write(head[start : start + 60_000])
+            variable("hasher_late_ms").value = 300
+            variable("slow_writes").value = slow
+            sink.write(piece)
+            ctypes.memset(address, 0, size)
+            variable("slow_writes").value = variable("hasher_late_ms").value = 0
+            if sink.finish() != (right, before + size):
+                wrong.append(size)
+            hashers[size] = variable("hashers").value
+            os.close(fd)
+        told(wrong=wrong, hashers=hashers)
+        """,
+        tmp_path / "target",
+        before,
+        slow,
+    )
+    assert told["wrong"] == []
+    assert told["hashers"][str((3 << 20) + 5)] == 1, "no hasher: nothing was tried"
+
+
+# ---- the directory of an algorithm goes away during a put ----
+
+
+@pytest.mark.parametrize("kind", ["tmpfile", "named"])
+@pytest.mark.parametrize("moment", ["made", "opened", "synced"])
+def test_a_directory_that_goes_away_during_a_put(layout, monkeypatch, kind, moment):
+    """Between its making and its opening, its opening and the linking, or after that."""
+    if kind == "named":
+        monkeypatch.setattr("fastcas.dir.temp.HAVE_O_TMPFILE", False)
+    folder = layout / "blobs" / "sha256"
+    gone = []
+
+    def once(function, before):
+        def call(*arguments, **keywords):
+            if before and not gone:
+                gone.append(shutil.rmtree(folder))
+            answer = function(*arguments, **keywords)
+            if not before and not gone:
+                gone.append(shutil.rmtree(folder))
+            return answer
+
+        return call
+
+    with fastcas.create(layout) as cas:
+        with monkeypatch.context() as patch:
+            if moment == "made":
+                folder.rmdir()
+                patch.setattr(os, "mkdir", once(os.mkdir, before=False))
+            elif moment == "opened":  # the file is synced between the two
+                patch.setattr(os, "fsync", once(os.fsync, before=True))
+            else:
+                real = cas._waits.published
+                patch.setattr(cas._waits, "published", once(real, before=True))
+            if moment == "synced":
+                cas.put_blob(b"content")  # it was there, and somebody removed it
+            else:
+                with pytest.raises(FileNotFoundError) as caught:
+                    cas.put_blob(b"content")
+                assert str(layout) in str(caught.value.filename) or kind == "named"
+                assert caught.value.filename
+        assert gone == [None]
+        assert list(cas) == []
+        assert set(os.listdir(layout)) - {".fastcas.lock"} == {"blobs", "index.json", "oci-layout"}
+        digest = cas.put_blob(b"content").digest
+        assert cas.read_blob(digest) == b"content"
