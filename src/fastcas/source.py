@@ -137,6 +137,7 @@ def _resume(file: io.BufferedReader | io.BufferedRandom, fd: int) -> None:
 def _from_socket(socket: Any) -> Source:
     timeout = socket.gettimeout()
     fd = socket.fileno()
+    os.fstat(fd)  # -1 of a closed socket: poll would wait for it for ever
     return Source(
         lambda sink: sink.copy_from_fd(fd, polled=True, timeout=-1.0 if timeout is None else timeout)
     )
