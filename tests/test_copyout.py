@@ -1,5 +1,6 @@
 """Copies to what is no regular file, and where the copy must not appear."""
 
+import errno
 import os
 import threading
 
@@ -42,3 +43,28 @@ def test_damage_leaves_the_destination_as_it_was(cas, tmp_path):
         cas.copy_blob(digest, tmp_path / "out", verify=True)
     assert (tmp_path / "out").read_bytes() == b"before"
     assert sorted(os.listdir(tmp_path)) == ["image", "out"]
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("link", [False, True])
+def test_an_error_names_the_destination(cas, tmp_path, verify, link):
+    digest, _ = cas.put_blob(CONTENT)
+    with pytest.raises(OSError) as caught:
+        cas.copy_blob(digest, "/dev/full", verify=verify, link=link)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
+    nowhere = str(tmp_path / "nowhere" / "out")
+    with pytest.raises(FileNotFoundError) as caught:
+        cas.copy_blob(digest, nowhere, verify=verify, link=link)
+    assert (caught.value.filename, caught.value.filename2) == (nowhere, None)
+
+
+def test_an_error_of_the_progress_callback_stays_as_it_is(cas, tmp_path):
+    digest, _ = cas.put_blob(CONTENT)
+
+    def watch(done, total):
+        raise PermissionError(errno.EACCES, "no", "elsewhere")
+
+    with pytest.raises(PermissionError) as caught:
+        cas.copy_blob(digest, tmp_path / "out", verify=True, progress=watch)
+    assert caught.value.filename == "elsewhere"
+    assert os.listdir(tmp_path) == ["image"]

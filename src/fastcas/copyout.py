@@ -50,35 +50,54 @@ def copy_out(
     with engine.get_blob(digest) as blob:
         if mode is not None and stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        if mode is not None and not stat.S_ISREG(mode):
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
-            try:
-                if verify:
-                    _pour(blob, fd, progress)
-                    return CopyResult("copy", blob.size)
-                return CopyResult(_fill(blob, fd, False, progress, first="sendfile"), blob.size)
-            finally:
-                os.close(fd)
         temp = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.fastcas-part")
         try:
-            method = "hardlink" if link and _link(blob, temp, verify) else None
-            if method is None:
-                fd = os.open(
-                    temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
-                )
-                try:
-                    method = _fill(blob, fd, verify, progress, first="reflink")
-                    found = os.fstat(fd).st_size
-                    if found != blob.size:
-                        raise _wrong_size(blob, found)
-                finally:
-                    os.close(fd)
-            os.rename(temp, path)
+            return _copy_to(path, mode, temp, blob, link=link, verify=verify, progress=progress)
+        except OSError as error:
+            # What a descriptor refused has no file name, and the temporary file's says little.
+            if error.errno is not None and error.filename in (None, temp):
+                error.filename, error.filename2 = path, None
+            raise
+
+
+def _copy_to(
+    path: str,
+    mode: int | None,
+    temp: str,
+    blob: BlobReader,
+    *,
+    link: bool,
+    verify: bool,
+    progress: Callable[[int, int | None], object] | None,
+) -> CopyResult:
+    if mode is not None and not stat.S_ISREG(mode):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            if verify:
+                _pour(blob, fd, progress)
+                return CopyResult("copy", blob.size)
+            return CopyResult(_fill(blob, fd, False, progress, first="sendfile"), blob.size)
         finally:
-            try:  # a rename onto another name of the same file leaves both
-                os.unlink(temp)
-            except FileNotFoundError:
-                pass
+            os.close(fd)
+    try:
+        method = "hardlink" if link and _link(blob, temp, verify) else None
+        if method is None:
+            fd = os.open(
+                temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+            )
+            try:
+                method = _fill(blob, fd, verify, progress, first="reflink")
+                found = os.fstat(fd).st_size
+                if found != blob.size:
+                    raise _wrong_size(blob, found)
+            finally:
+                os.close(fd)
+        os.rename(temp, path)
+    finally:
+        try:  # a rename onto another name of the same file leaves both
+            os.unlink(temp)
+        except FileNotFoundError:
+            pass
     return CopyResult(method, blob.size)
 
 
