@@ -96,6 +96,11 @@ def _remove_dead_directory(directory: int, name: str) -> bool:
         os.rmdir(name, dir_fd=directory)
     except RecursionError:
         return False  # umoci's are flat: whoever nested a thousand directories may remove them
+    except OSError as error:
+        # The same where the descriptors ran out first, or something in it isn't ours to remove.
+        if error.errno in (errno.EMFILE, errno.ENOTEMPTY, errno.EACCES, errno.EPERM):
+            return False
+        raise
     finally:
         os.close(fd)
     return True
