@@ -52,6 +52,7 @@ def test_an_error_names_the_destination(cas, tmp_path, verify, link):
     with pytest.raises(OSError) as caught:
         cas.copy_blob(digest, "/dev/full", verify=verify, link=link)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
+    assert str(caught.value).endswith(" device: '/dev/full'")
     nowhere = str(tmp_path / "nowhere" / "out")
     with pytest.raises(FileNotFoundError) as caught:
         cas.copy_blob(digest, nowhere, verify=verify, link=link)

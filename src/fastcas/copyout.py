@@ -56,7 +56,8 @@ def copy_out(
         except OSError as error:
             # What a descriptor refused has no file name, and the temporary file's says little.
             if error.errno is not None and error.filename in (None, temp):
-                error.filename, error.filename2 = path, None
+                error.filename = path
+                del error.filename2  # set to None, it would be shown
             raise
 
 
