@@ -83,9 +83,7 @@ def _copy_to(
     try:
         method = "hardlink" if link and _link(blob, temp, verify) else None
         if method is None:
-            fd = os.open(
-                temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
-            )
+            fd = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
             try:
                 method = _fill(blob, fd, verify, progress, first="reflink")
                 found = os.fstat(fd).st_size
