@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -372,6 +373,26 @@ def test_reader_never_hands_out_the_end_of_damaged_content(size, damage, how, ta
     assert caught.value.kind == {"s": "short", "l": "long", "f": "mismatch"}[damage[0]]
     assert not reader.verified
     reader.close()
+
+
+def test_update_is_interrupted():
+    content = bytes(512 << 20)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    digester = _core.Digester("sha256")
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(KeyboardInterrupt):
+            digester.update(content)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    rest = digester.copy()
+    rest.update(b"more")  # it isn't in use any more
+    assert digester.digest() != hashlib.sha256(content).digest()
 
 
 def test_small_and_regular_files_are_opened_beneath(tmp_path):

@@ -26,6 +26,7 @@ SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/fs.h>
 #include <pthread.h>
 #include <signal.h>
@@ -130,6 +131,16 @@ ssize_t pread(int fd, void *data, size_t size, off_t at)
     return REAL(pread)(fd, data, size, at);
 }
 
+/* What a put does, a letter each; writes of one byte, and one that says more than it did. */
+char order[4096];
+int noted, tiny, lies, sync_fails, taken;
+
+static void note(char what)
+{
+    if (noted < (int)sizeof order - 1)
+        order[noted++] = what;
+}
+
 /* A disk: so many writes take longer than a section without the GIL may last, and store half. */
 int slow_writes;
 
@@ -142,7 +153,32 @@ ssize_t pwrite(int fd, const void *data, size_t size, off_t at)
         usleep(150000);
         size = size / 2 + 1;
     }
+    note('w');
+    if (tiny && size > 1)
+        size = 1;
+    if (lies)
+        return REAL(pwrite)(fd, data, size - 1, at) + 1;
     return REAL(pwrite)(fd, data, size, at);
+}
+
+int fsync(int fd)
+{
+    note('s');
+    if (sync_fails) {
+        errno = EIO;
+        return -1;
+    }
+    return REAL(fsync)(fd);
+}
+
+int linkat(int from, const char *path, int to, const char *name, int flags)
+{
+    note('l');
+    if (taken) { /* another writer was quicker by so much */
+        taken = 0;
+        close(openat(to, name, O_CREAT | O_WRONLY, 0444));
+    }
+    return REAL(linkat)(from, path, to, name, flags);
 }
 
 /* The hasher: a thread that comes late. */
@@ -394,6 +430,66 @@ def test_bytes_are_released_only_when_they_are_hashed(run, tmp_path, before, slo
     assert told["hashers"][str((3 << 20) + 5)] == 1, "no hasher: nothing was tried"
 
 
+# ---- a small put, which is one call of the core ----
+
+
+def test_a_small_put_is_synced_before_it_has_a_name(run, tmp_path):
+    told = run(
+        """
+        orders = []
+        for level in ("full", "batch", "none"):
+            with fastcas.create(os.path.join(sys.argv[1], level), durability=level) as cas:
+                cas.put_blob(b"the first anchors the directory")
+                variable("noted").value = 0
+                cas.put_blob(b"small")
+                orders.append(variable("order", ctypes.c_char * 4096).value.decode())
+                variable("order", ctypes.c_char * 4096).value = bytes(4096)
+        told(orders=orders)
+        """,
+        tmp_path,
+    )
+    # Written, synced, linked; at "full" the directory is synced, before the call returns.
+    assert [order[: 4 - i] for i, order in enumerate(told["orders"])] == ["wsls", "wsl", "wl"]
+
+
+def test_a_small_put_meets_a_disk_that_fails(run, tmp_path):
+    told = run(
+        """
+        with fastcas.create(sys.argv[1]) as cas:
+            cas.put_blob(b"the first anchors the directory")
+            facts = {}
+            def attempt(fault, content):
+                variable(fault).value = 1
+                before = len(os.listdir("/proc/self/fd"))
+                try:
+                    cas.put_blob(content)
+                except Exception as error:
+                    facts[fault] = [type(error).__name__, error.errno, bool(error.filename)]
+                else:
+                    facts[fault] = "stored"
+                variable(fault).value = 0
+                assert len(os.listdir("/proc/self/fd")) == before
+                assert [n for n in os.listdir(sys.argv[1]) if n.endswith(".tmp")] == []
+            attempt("sync_fails", b"a sync that fails")
+            attempt("lies", b"a write that stores less than it says")
+            assert len(cas) == 1
+            attempt("tiny", b"writes of a byte")
+            attempt("taken", b"somebody has the name, with nothing in it")
+            for content in (b"writes of a byte", b"somebody has the name, with nothing in it"):
+                assert cas.read_blob("sha256:" + hashlib.sha256(content).hexdigest()) == content
+            assert len(cas) == 3
+            told(**facts)
+        """,
+        tmp_path / "image",
+    )
+    assert told == {
+        "sync_fails": ["OSError", errno.EIO, True],
+        "lies": ["OSError", errno.EIO, True],
+        "tiny": "stored",
+        "taken": "stored",
+    }
+
+
 # ---- the directory of an algorithm goes away during a put ----
 
 
@@ -431,7 +527,7 @@ def test_a_directory_that_goes_away_during_a_put(layout, monkeypatch, kind, mome
                 cas.put_blob(b"content")  # it was there, and somebody removed it
             else:
                 with pytest.raises(FileNotFoundError) as caught:
-                    cas.put_blob(b"content")
+                    cas.put_blob(bytearray(b"content"))  # small bytes go another way, in one call
                 assert str(layout) in str(caught.value.filename) or kind == "named"
                 assert caught.value.filename
         assert gone == [None]

@@ -21,3 +21,15 @@ def test_what_cant_be_read_again_isnt_written(tmp_path, way, wrong):
                 cas.update_index(lambda index: wrong)
         assert (tmp_path / "image" / "index.json").read_bytes() == before
         cas.get_index()
+
+
+def test_a_directory_in_the_place_of_the_index(tmp_path):
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        index = cas.get_index()
+        (tmp_path / "image" / "index.json").unlink()
+        (tmp_path / "image" / "index.json").mkdir()
+        for call in (cas.get_index, lambda: cas.put_index(index)):
+            with pytest.raises(InvalidError) as caught:
+                call()
+            assert caught.value.path == str(tmp_path / "image" / "index.json")
+        assert cas.clean() == []

@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import signal
+from pathlib import Path
 
 import pytest
 
 import fastcas
-from fastcas.errors import DigestMismatchError
+from fastcas.errors import ClosedError, CorruptError, DigestMismatchError
 
 CONTENT = bytes(range(256)) * 1200  # more than a slot
 
@@ -78,7 +80,7 @@ def test_a_forked_child_reads_on_beside_a_held_lock(cas):
     digest, _ = cas.put_blob(CONTENT)
     with cas.get_blob(digest) as blob:
         blob.read(1000)
-        with blob._lock:  # as another thread of the parent would
+        with blob._turn:  # as another thread of the parent would
             child = os.fork()
             if child == 0:
                 right = blob.read() == CONTENT[1000:] and blob.verified
@@ -86,3 +88,64 @@ def test_a_forked_child_reads_on_beside_a_held_lock(cas):
                 os._exit(0 if right else 1)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert blob.read() == CONTENT[1000:]
+
+
+def test_a_signal_handler_that_uses_the_reader_it_interrupted(cas):
+    digest, _ = cas.put_blob(CONTENT)
+    met = []
+
+    def handler(*_):
+        for use in (blob.read, blob.close):
+            try:
+                use()
+            except RuntimeError as error:
+                met.append(str(error))
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with cas.get_blob(digest) as blob:
+            with blob._turn:  # as in the middle of a read
+                signal.raise_signal(signal.SIGALRM)
+            assert blob.read() == CONTENT
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(met) == 2
+
+
+def test_a_closed_reader_is_neither_entered_nor_iterated(cas):
+    blob = cas.get_blob(cas.put_blob(CONTENT).digest)
+    blob.close()
+    for use in (blob.__enter__, blob.__iter__):
+        with pytest.raises(ClosedError):
+            use()
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, (64 << 10) - 1, 64 << 10, (64 << 10) + 1])
+def test_a_small_blob_read_at_one_go(cas, size):
+    """The short way for a whole small blob, and what it must leave as the long way does."""
+    content = CONTENT[:size]
+    digest, _ = cas.put_blob(content)
+    for wanted in (-1, size, size + 1):
+        with cas.get_blob(digest) as blob:
+            assert blob.read(wanted) == content
+            assert blob.verified
+            assert blob.tell() == size
+            assert blob.read() == b""
+            assert blob.verified
+            blob.seek(0)
+            assert not blob.verified
+            assert blob.read() == content
+            assert blob.verified
+    path = Path(cas.path, "blobs", *digest.split(":"))
+    for damage in (lambda c: bytes([c[0] ^ 1]) + c[1:], lambda c: c[:-1], lambda c: c + b"x"):
+        if size and size <= 64 << 10:
+            path.chmod(0o644)
+            blob = cas.get_blob(digest)
+            path.write_bytes(damage(content))
+            for _ in range(2):
+                with pytest.raises(CorruptError):
+                    blob.read()
+            assert not blob.verified
+            with pytest.raises(CorruptError):
+                blob.close()
+            path.write_bytes(content)

@@ -15,17 +15,21 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
+from posix.unistd cimport close as close_descriptor
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
 from fastcas.native.evp cimport (
     fc_evp_copy, fc_evp_fetch, fc_evp_final, fc_evp_free, fc_evp_load, fc_evp_new, fc_evp_reason,
-    fc_evp_size, fc_evp_update, fc_evp_version,
+    fc_evp_reset, fc_evp_size, fc_evp_update, fc_evp_version,
+)
+from fastcas.native.small cimport (
+    FC_SMALL, fc_small, fc_small_place, fc_small_put, fc_small_read, fc_small_verify,
 )
 from fastcas.native.stream cimport (
     FC_DIGEST_MAX, FC_EDIGEST, FC_EFORKED, FC_ELIMIT, FC_ELONG, FC_EMISMATCH, FC_ESHORT, FC_SLAB,
     fc_copy, fc_copy_method, fc_hasher,
     fc_reader, fc_reader_close, fc_reader_drain, fc_reader_init, fc_reader_read,
-    fc_reader_read_all, fc_reader_read_small, fc_sink, fc_sink_close, fc_sink_filled, fc_sink_finish, fc_sink_init,
+    fc_reader_read_all, fc_sink, fc_sink_close, fc_sink_filled, fc_sink_finish, fc_sink_init,
     fc_sink_pull, fc_sink_push, fc_sink_slot,
 )
 from fastcas.native.sys cimport (
@@ -34,6 +38,7 @@ from fastcas.native.sys cimport (
 
 import os
 import stat
+from _thread import allocate_lock
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
@@ -42,11 +47,13 @@ cdef extern from "Python.h":
     void *PyUnicode_DATA(object text)
     object PyMemoryView_FromMemory(char *memory, Py_ssize_t size, int flags)
     int PyBUF_READ
+    unsigned long PyThread_get_thread_ident()
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
 cdef uint64_t PROGRESS_STEP = 1 << 20
 cdef uint64_t COPY_STEP = 16 << 20
 cdef size_t GIL_FROM = 2048  # below this many bytes, letting go of the GIL costs more than it gives
+cdef size_t UPDATE_STEP = 32 << 20
 cdef size_t NAMES_BUFFER = 64 << 10
 
 
@@ -188,21 +195,28 @@ cdef class Digester:
         return hasher
 
     def update(self, data):
-        """Adds a bytes-like object."""
+        """Adds a bytes-like object. After an interruption some of it may have been added."""
         cdef Py_buffer buffer
         cdef fc_hasher hasher = self.hasher()
-        cdef int status
+        cdef size_t done = 0, size
+        cdef int status = 0
         if self.busy:
             raise RuntimeError("this Digester is in use by another thread")
         PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
         self.busy = True
-        if <size_t>buffer.len < GIL_FROM:
-            status = hasher.update(hasher.state, buffer.buf, <size_t>buffer.len)
-        else:
-            with nogil:
+        try:
+            if <size_t>buffer.len < GIL_FROM:
                 status = hasher.update(hasher.state, buffer.buf, <size_t>buffer.len)
-        self.busy = False
-        PyBuffer_Release(&buffer)
+                done = <size_t>buffer.len
+            while status == 0 and done < <size_t>buffer.len:
+                size = min(<size_t>buffer.len - done, UPDATE_STEP)
+                with nogil:
+                    status = hasher.update(hasher.state, <const char *>buffer.buf + done, size)
+                done += size
+                PyErr_CheckSignals()
+        finally:
+            self.busy = False
+            PyBuffer_Release(&buffer)
         if status < 0:
             raise failure(status)
 
@@ -233,6 +247,28 @@ cdef class Digester:
     def hexdigest(self):
         """The same in lower-case hexadecimal digits."""
         return self.digest().hex()
+
+
+# Making a context costs as much as hashing a kilobyte: a few are kept.
+cdef dict spare_digesters = {name: [] for name in EVP_NAMES}
+
+
+cdef Digester take_digester(str algorithm):
+    """A new Digester; ValueError for an unknown algorithm."""
+    cdef list spare = spare_digesters.get(algorithm)
+    cdef Digester digester
+    if spare:
+        digester = spare.pop()
+        if fc_evp_reset(digester.context) == 0:
+            return digester
+    return Digester(algorithm)
+
+
+cdef give_digester(Digester digester):
+    """Takes it back; nobody else may have it any more."""
+    cdef list spare = spare_digesters[digester.name]
+    if digester.context is not NULL and len(spare) < 2:
+        spare.append(digester)
 
 
 def split_digest(str text not None):
@@ -583,41 +619,118 @@ cdef class Reader:
 
 
 cdef object reader_failure(fc_reader *reader, int status):
+    cdef uint64_t found = reader.offset if status == FC_ESHORT else reader.size + 1
+    return verify_failure(status, found, reader.size, reader.actual, reader.lane.hasher.digest_size)
+
+
+cdef object verify_failure(int status, uint64_t found, uint64_t size, const unsigned char *digest, int digest_size):
     if status == FC_ESHORT:
-        return VerifyError("short", reader.offset, reader.size)
+        return VerifyError("short", found, size)
     if status == FC_ELONG:
-        return VerifyError("long", reader.size + 1, reader.size)
+        return VerifyError("long", found, size)
     if status == FC_EMISMATCH:
-        return VerifyError("mismatch", reader.actual[:reader.lane.hasher.digest_size].hex(), reader.size)
+        return VerifyError("mismatch", digest[:digest_size].hex(), size)
     return failure(status)
 
 
+# ---- small blobs, each in one call
+
+SMALL = FC_SMALL  # the most bytes that the functions below take
+
+
 def read_small(int dirfd, bytes name not None, str algorithm not None, str expected not None):
-    """What `open_regular` and a Reader do, at one go for a file of at most 64 KiB: returns its
-    content, verified. Returns (descriptor, size) for a larger one and None for no regular file.
+    """Opens the regular file `name` beneath `dirfd` like `open_regular`; returns its content, verified.
+    Returns (descriptor, size) for one of more than SMALL bytes and None for no regular file.
     `expected` is in hexadecimal digits."""
-    cdef fc_reader reader
-    cdef Digester digester = Digester(algorithm)
-    cdef fc_hasher hasher = digester.hasher()
-    cdef bytes raw = bytes.fromhex(expected)
-    cdef const unsigned char *digest = <const unsigned char *>PyBytes_AS_STRING(raw)
+    cdef fc_small small
+    cdef unsigned char digest[FC_DIGEST_MAX]
     cdef const char *path = name
-    cdef int status
-    if len(raw) != digester.digest_size:
-        raise ValueError(f"a {algorithm} digest has {digester.digest_size} bytes")
+    cdef Digester digester = take_digester(algorithm)
+    cdef fc_hasher hasher = digester.hasher()
     cdef _Slab slab = take_slab()
+    cdef int status
+    read_hex(expected, digest, digester.digest_size)
     with nogil:
-        status = fc_reader_read_small(&reader, hasher, slab.memory, dirfd, path, digest)
+        status = fc_small_read(&small, hasher, dirfd, path, digest, slab.memory)
     try:
-        if status < 0:
-            raise reader_failure(&reader, status)
-        if <int64_t>reader.size < 0:
-            return None
         if status == 1:
-            return reader.fd, reader.size
-        return PyBytes_FromStringAndSize(<char *>slab.memory, reader.size)
+            return None if small.size < 0 else (small.fd, small.size)
+        return verified_small(&small, status, digester, slab)
     finally:
         give_slab(slab)
+        give_digester(digester)
+
+
+def verify_small(int fd, size_t size, str algorithm not None, str expected not None):
+    """The content of the file `fd` of `size` bytes, at most SMALL, verified; its offset stays.
+    `expected` is in hexadecimal digits."""
+    cdef fc_small small
+    cdef unsigned char digest[FC_DIGEST_MAX]
+    if size > FC_SMALL:
+        raise ValueError(f"{size} bytes are more than {FC_SMALL}")
+    cdef Digester digester = take_digester(algorithm)
+    cdef fc_hasher hasher = digester.hasher()
+    cdef _Slab slab = take_slab()
+    cdef int status
+    read_hex(expected, digest, digester.digest_size)
+    small.fd = fd
+    small.size = <int64_t>size
+    with nogil:
+        status = fc_small_verify(&small, hasher, digest, slab.memory)
+    try:
+        return verified_small(&small, status, digester, slab)
+    finally:
+        give_slab(slab)
+        give_digester(digester)
+
+
+cdef bytes verified_small(fc_small *small, int status, Digester digester, _Slab slab):
+    if status < 0:
+        raise verify_failure(status, small.found, <uint64_t>small.size, small.actual, digester.digest_size)
+    return PyBytes_FromStringAndSize(<char *>slab.memory, small.size)
+
+
+cdef int read_hex(str text, unsigned char *out, int size) except -1:
+    cdef Py_ssize_t length
+    cdef const char *digits = PyUnicode_AsUTF8AndSize(text, &length)
+    if length != 2 * size or not fc_is_hex(digits, length):
+        raise ValueError(f"not a digest of {size} bytes in hexadecimal digits")
+    for i in range(size):
+        out[i] = <unsigned char>(hex_value(digits[2 * i]) << 4 | hex_value(digits[2 * i + 1]))
+
+
+cdef inline int hex_value(unsigned char digit) noexcept nogil:
+    return (digit & 15) + 9 * (digit >> 6)  # of 0-9 and a-f
+
+
+def put_small(int dirfd, bytes place not None, str algorithm not None, bytes data not None, *, unsigned int mode,
+              owner=None, bint sync):
+    """Stores `data`, of at most SMALL bytes, under its digest in the directory `place` beneath `dirfd`:
+    written to a file without a name, with `mode` less the umask and `owner` (uid, gid), synced if
+    `sync`, then linked. Returns (digest in hexadecimal digits, descriptor of the directory or -1
+    unless `sync`). Returns None, and has done nothing, where that name exists or the way is barred."""
+    cdef fc_small_place to
+    cdef char name[2 * FC_DIGEST_MAX + 1]
+    cdef int directory = -1, status
+    if len(data) > FC_SMALL:
+        raise ValueError(f"{len(data)} bytes are more than {FC_SMALL}")
+    to.dirfd = dirfd
+    to.place = place
+    to.mode = mode
+    to.sync = sync
+    to.chown = owner is not None
+    if to.chown:
+        to.uid, to.gid = owner
+    cdef Digester digester = take_digester(algorithm)
+    cdef fc_hasher hasher = digester.hasher()
+    cdef const unsigned char *content = <const unsigned char *>PyBytes_AS_STRING(data)
+    cdef size_t size = <size_t>len(data)
+    with nogil:
+        status = fc_small_put(hasher, &to, content, size, name, &directory)
+    give_digester(digester)
+    if status < 0:
+        raise failure(status)
+    return None if status else (name[:2 * digester.digest_size].decode("ascii"), directory)
 
 
 # ---- from file to file
@@ -650,6 +763,69 @@ def copy_fd(int source, int target, uint64_t size, *, first="reflink", progress=
     finally:
         give_slab(slab)
     return METHODS[<int>method], size
+
+
+# ---- a descriptor that several operations use
+
+cdef class Handle:
+    """The open descriptor `fd`, which is this object's now: ``with handle as fd`` keeps it open until
+    the end of the block, whoever calls ``close`` meanwhile. Entered after ``close`` it raises what
+    `refusal()` returns."""
+
+    cdef int fd
+    cdef Py_ssize_t users
+    cdef readonly bint closed
+    cdef object refusal
+
+    def __cinit__(self, int fd, refusal):
+        self.fd = fd
+        self.refusal = refusal
+
+    def __enter__(self):
+        if self.closed:
+            raise self.refusal()
+        self.users += 1
+        return self.fd
+
+    def __exit__(self, *_):
+        self.users -= 1
+        self.close_unused()
+
+    def close(self):
+        """Closes the descriptor as soon as nobody uses it; may be called again."""
+        self.closed = True
+        self.close_unused()
+
+    cdef close_unused(self):
+        if self.closed and self.users == 0 and self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            close_descriptor(self.fd)
+
+
+cdef class Turn:
+    """A lock that a signal handler meets with RuntimeError, instead of waiting for ever, where it
+    interrupted the thread that holds it."""
+
+    cdef object lock
+    cdef unsigned long user  # 0: nobody
+
+    def __cinit__(self):
+        self.lock = allocate_lock()
+
+    def __enter__(self):
+        cdef unsigned long me = PyThread_get_thread_ident()
+        if self.user == me:
+            raise RuntimeError("used again from within itself, by a signal handler")
+        self.lock.acquire()
+        self.user = me
+
+    def __exit__(self, *_):
+        self.user = 0
+        self.lock.release()
 
 
 # ---- system calls that the os module lacks

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from fastcas._core import split_digest
+from fastcas._core import algorithms, split_digest
 from fastcas.errors import InvalidError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["REGISTERED", "Digest"]
+__all__ = ["COMPUTABLE", "REGISTERED", "Digest"]
 
 #: Registered algorithms and the number of lower-case hexadecimal digits that each must have.
 REGISTERED = {"sha256": 64, "sha512": 128, "blake3": 64}
+
+#: Algorithms that can be computed here.
+COMPUTABLE = frozenset(algorithms())
 
 _SHOWN = 100
 

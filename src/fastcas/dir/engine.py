@@ -9,7 +9,7 @@ from _warnings import warn
 from itertools import chain
 
 from fastcas import _core
-from fastcas.digest import REGISTERED, Digest
+from fastcas.digest import COMPUTABLE, REGISTERED, Digest
 from fastcas.dir.clean import remove_debris
 from fastcas.dir.durability import Durability
 from fastcas.dir.index import IndexFile
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from fastcas.model import Index
 
 DURABILITIES = ("full", "batch", "none")
-
-SMALL = 64 << 10  # what _core.read_small reads at one go
-
-_COMPUTABLE = frozenset(_core.algorithms())
 
 
 def _as_text(path: str | os.PathLike[str]) -> str:
@@ -121,12 +117,13 @@ class DirEngine(Engine):
         return BlobReader(fd, digest, size)
 
     def read_blob(self, digest: str, *, limit: int = READ_LIMIT) -> bytes:
-        if limit < SMALL:
+        if limit < _core.SMALL:
             return super().read_blob(digest, limit=limit)
         # Without a reader object: most blobs that are read whole are small.
         digest = Digest(digest)
         algorithm, _, encoded = digest.partition(":")
-        _check_computable(digest, algorithm)
+        if algorithm not in COMPUTABLE:
+            raise _not_computable(digest, algorithm)
         try:
             found = self._root.read_small(f"{BLOBS}/{algorithm}/{encoded}", algorithm, encoded)
         except (OSError, InvalidError) as error:
@@ -144,7 +141,9 @@ class DirEngine(Engine):
             os.close(fd)
 
     def _open_blob(self, digest: Digest) -> tuple[int, int]:
-        _check_computable(digest, digest.algorithm)
+        algorithm = digest.algorithm
+        if algorithm not in COMPUTABLE:
+            raise _not_computable(digest, algorithm)
         try:
             return self._root.open_regular(_blob_name(digest))
         except (OSError, InvalidError) as error:
@@ -261,13 +260,12 @@ def _reopen(path: str, durability: str) -> DirEngine:
     return DirEngine.open(path, durability=durability)
 
 
-def _check_computable(digest: Digest, algorithm: str) -> None:
-    if algorithm not in _COMPUTABLE:
-        raise UnknownAlgorithmError(
-            f"{digest}: its algorithm can't be computed here, so it can't be verified",
-            algorithm=algorithm,
-            digest=digest,
-        )
+def _not_computable(digest: Digest, algorithm: str) -> UnknownAlgorithmError:
+    return UnknownAlgorithmError(
+        f"{digest}: its algorithm can't be computed here, so it can't be verified",
+        algorithm=algorithm,
+        digest=digest,
+    )
 
 
 def _blob_name(digest: Digest) -> str:

@@ -83,13 +83,13 @@ class IndexFile:
         from fastcas.model import INDEX_LIMIT
 
         try:
-            fd, _ = self._root.open_regular(INDEX_FILE)
+            fd, size = self._root.open_regular(INDEX_FILE)
         except FileNotFoundError as error:
             message = f"not a layout any more: no {INDEX_FILE}"
             raise InvalidError(message, path=self._root.join(INDEX_FILE)) from error
         try:
             before = os.fstat(fd)
-            raw = read_all(fd, INDEX_LIMIT)
+            raw = read_all(fd, INDEX_LIMIT, size)
             after = os.fstat(fd)
         finally:
             os.close(fd)
@@ -115,6 +115,9 @@ class IndexFile:
                 return self._write_through(temp, raw, only_if)
             finally:
                 temp.discard()
+        except IsADirectoryError as error:
+            path = self._root.join(INDEX_FILE)
+            raise InvalidError(f"{INDEX_FILE}: not a regular file", path=path) from error
         except OSError as error:
             raise self._root.named(error, INDEX_FILE) from error.__cause__
 

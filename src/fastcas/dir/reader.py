@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from _thread import allocate_lock
 from _warnings import warn
 
 from fastcas import _core
@@ -12,7 +11,6 @@ from fastcas.errors import ClosedError, CorruptError, DigestMismatchError, SizeM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _thread import LockType
     from collections.abc import Callable
     from typing import Any, TypeVar
 
@@ -21,6 +19,17 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _SKIP_SIZE = 1 << 20
+
+# How often this process has been forked, counted from its first ancestor with this module.
+_generation = 0
+
+
+def _count_fork() -> None:
+    global _generation
+    _generation += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
 
 
 class BlobReader(io.RawIOBase):
@@ -39,19 +48,21 @@ class BlobReader(io.RawIOBase):
     Attributes: ``digest``, a Digest; ``size`` in bytes; ``verified``.
     """
 
+    # How every reader begins; on the class, because most read one small blob and are gone.
+    _failure: CorruptError | None = None
+    _verified = False
+    _position = 0
+    # What reads in order and hashes; None before the first read, after the last, and after an
+    # interruption, when the next read begins another and lets it catch up.
+    _stream: _core.Reader | None = None
+    _in_order = True
+
     def __init__(self, fd: int, digest: Digest, size: int) -> None:
         self.digest = digest
         self.size = size
         self._fd = fd
-        self._lock = allocate_lock()
-        self._owner = os.getpid()
-        self._failure: CorruptError | None = None
-        self._verified = False
-        self._position = 0
-        # What reads in order and hashes; None before the first read, after the last, and after an
-        # interruption, when the next read begins another and lets it catch up.
-        self._stream: _core.Reader | None = None
-        self._in_order = True
+        self._turn = _core.Turn()
+        self._generation = _generation
 
     @property
     def verified(self) -> bool:
@@ -62,6 +73,14 @@ class BlobReader(io.RawIOBase):
     def closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._fd < 0
+
+    def __enter__(self) -> BlobReader:
+        self._check_open()
+        return self
+
+    def __iter__(self) -> BlobReader:
+        self._check_open()
+        return self
 
     def readable(self) -> bool:
         self._check_open()
@@ -95,6 +114,8 @@ class BlobReader(io.RawIOBase):
         wanted = -1 if size is None else size
         with self._locked():
             self._check_open()
+            if self._is_whole(wanted):
+                return self._read_small()
             if not self._begin():
                 left = max(0, self.size - self._position)
                 buffer = bytearray(left if wanted < 0 else min(left, wanted))
@@ -103,6 +124,21 @@ class BlobReader(io.RawIOBase):
             data = self._run(lambda stream: stream.read(wanted))
             self._advance(len(data))
             return data
+
+    def _read_small(self) -> bytes:
+        """All of a small blob, without a stream."""
+        digest = self.digest
+        algorithm, _, encoded = digest.partition(":")
+        try:
+            data = _core.verify_small(self._fd, self.size, algorithm, encoded)
+        except _core.VerifyError as error:
+            self._in_order = False
+            self._failure = describe(error, digest)
+            raise self._failure from None
+        self._in_order = False
+        self._verified = True
+        self._position = self.size
+        return data
 
     def readall(self) -> bytes:
         """The rest of the blob, as one bytes object."""
@@ -147,7 +183,7 @@ class BlobReader(io.RawIOBase):
     def close(self) -> None:
         """Closes the file. Raises again what a read found wrong; does nothing the second time."""
         with self._locked():
-            if self.closed:
+            if self._fd < 0:
                 return
             self._end_stream()
             fd, self._fd = self._fd, -1
@@ -166,19 +202,29 @@ class BlobReader(io.RawIOBase):
         return f"<fastcas.BlobReader {self.digest} {self.size} bytes, {state}>"
 
     def _check_open(self) -> None:
-        if self.closed:
+        if self._fd < 0:
             raise ClosedError("this reader was closed", digest=self.digest)
         if self._failure is not None:
             raise self._failure
 
-    def _locked(self) -> LockType:
-        """The lock under which one thread at a time reads."""
-        if self._owner != os.getpid():
-            # A child: the lock may be held, and the digest be made, by a thread of the parent.
-            self._owner = os.getpid()
-            self._lock = allocate_lock()
+    def _locked(self) -> _core.Turn:
+        """A context in which this thread alone reads."""
+        if self._generation != _generation:
+            # A child: the turn may be another thread's, and the digest be made by one, of the parent.
+            self._generation = _generation
+            self._turn = _core.Turn()
             self._drop_stream()
-        return self._lock
+        return self._turn
+
+    def _is_whole(self, wanted: int) -> bool:
+        """Whether a read of ``wanted`` bytes is of all of a small blob, from its beginning."""
+        return (
+            self.size <= _core.SMALL
+            and self._position == 0
+            and self._stream is None
+            and self._in_order
+            and (wanted < 0 or wanted >= self.size)
+        )
 
     def _begin(self) -> bool:
         """Whether what is read now is read in order, and verified."""

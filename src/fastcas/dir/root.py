@@ -14,10 +14,6 @@ import stat
 from fastcas import _core
 from fastcas.errors import ClobberError, ClosedError, DurabilityError, InvalidError, NotExistError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
 #: False where the kernel, or a seccomp filter, knows no openat2: then component by component.
 HAVE_OPENAT2 = True
 
@@ -43,42 +39,31 @@ class Root:
     """The open root directory of a layout.
 
     ``path`` is absolute, for messages and for reopening; the layout may be moved meanwhile.
-    ``owner`` is (uid, gid) for new files where we run as root, else None.
+    ``owner`` is (uid, gid) for new files where we run as root and the layout isn't root's, else None.
     """
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
         fd = os.open(self.path, DIRECTORY)
-        self._fds = [fd]  # emptied by whoever closes it: list.pop is atomic
-        self._holders: dict[object, None] = {}
-        self._closed = False
-        try:
+        path = self.path
+        self._handle = _core.Handle(fd, lambda: ClosedError("this layout was closed", path=path))
+        self.owner = None
+        if os.geteuid() == 0:
             facts = os.fstat(fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        self.owner = (facts.st_uid, facts.st_gid) if os.geteuid() == 0 else None
+            if (facts.st_uid, facts.st_gid) != (0, 0):
+                self.owner = facts.st_uid, facts.st_gid
 
-    def held(self) -> _Held:
+    def held(self) -> _core.Handle:
         """A context that gives the descriptor and keeps it open, whoever calls close meanwhile."""
-        return _Held(self)
+        return self._handle
 
     def close(self) -> None:
         """Closes the descriptor, when the last operation under way has ended."""
-        self._closed = True
-        self._close_unheld()
+        self._handle.close()
 
     @property
     def closed(self) -> bool:
-        return self._closed
-
-    def _close_unheld(self) -> None:
-        if not self._holders:
-            try:
-                fd = self._fds.pop()
-            except IndexError:
-                return
-            os.close(fd)
+        return self._handle.closed
 
     def join(self, name: str) -> str:
         """The path of ``name`` in the layout, for messages."""
@@ -97,7 +82,7 @@ class Root:
                 raise self._refusal(error, name, flags) from error
 
     def _refusal(self, error: OSError, name: str, flags: int) -> Exception:
-        path = self.join(name)
+        path = self.join(name) if name != "." else self.path
         if error.errno == errno.ENXIO:  # a socket
             return self._not_regular(name)
         if error.errno in (errno.ELOOP, errno.EXDEV):
@@ -118,7 +103,7 @@ class Root:
         ``at`` is an open directory of the layout to begin from instead of the root. Raises
         InvalidError for anything that is no regular file, without waiting for it.
         """
-        with self.held() as fd:
+        with self._handle as fd:
             try:
                 opened = _open_regular_beneath(fd if at is None else at, name)
             except OSError as error:
@@ -127,6 +112,18 @@ class Root:
             raise self._not_regular(name)
         return opened
 
+    def put_small(
+        self, algorithm: str, content: bytes, mode: int, *, sync: bool
+    ) -> tuple[str, int] | None:
+        """See ``_core.put_small``; None also where the general way must be gone."""
+        if not HAVE_OPENAT2:
+            return None
+        place = f"{BLOBS}/{algorithm}".encode()
+        with self._handle as fd:
+            return _core.put_small(
+                fd, place, algorithm, content, mode=mode, owner=self.owner, sync=sync
+            )
+
     def read_small(self, name: str, algorithm: str, encoded: str) -> bytes | tuple[int, int]:
         """The content of a small regular file, verified; for a large one what ``open_regular`` gives.
 
@@ -134,7 +131,7 @@ class Root:
         """
         if not HAVE_OPENAT2:
             return self.open_regular(name)
-        with self.held() as fd:
+        with self._handle as fd:
             try:
                 found = _core.read_small(fd, name.encode(), algorithm, encoded)
             except OSError as error:
@@ -168,29 +165,8 @@ class Root:
 
     def give_to_owner(self, fd: int) -> None:
         """Where we run as root, hands a new file or directory to the layout's owner."""
-        if self.owner is not None and self.owner != (0, 0):
+        if self.owner is not None:
             os.fchown(fd, *self.owner)
-
-
-class _Held:
-    __slots__ = ("_root",)
-
-    def __init__(self, root: Root) -> None:
-        self._root = root
-
-    def __enter__(self) -> int:
-        root = self._root
-        root._holders[self] = None  # first: a close that comes now leaves the descriptor to us
-        if root._closed:
-            self.__exit__()
-            raise ClosedError("this layout was closed", path=root.path)
-        return root._fds[0]
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        root = self._root
-        del root._holders[self]
-        if root._closed:
-            root._close_unheld()
 
 
 def _open_beneath(dirfd: int, name: str, flags: int, mode: int) -> int:
@@ -341,12 +317,12 @@ def open_root(path: str) -> Root:
 def _check_version(root: Root) -> None:
     path = root.join(LAYOUT_FILE)
     try:
-        fd, _ = root.open_regular(LAYOUT_FILE)
+        fd, size = root.open_regular(LAYOUT_FILE)
     except FileNotFoundError as error:
         message = f"{root.path!r}: not a layout: no {LAYOUT_FILE}"
         raise InvalidError(message, path=path) from error
     try:
-        raw = read_all(fd, _LAYOUT_LIMIT)
+        raw = read_all(fd, _LAYOUT_LIMIT, size)
     finally:
         os.close(fd)
     if raw.strip() in _COMMON_SPELLINGS:  # most need no JSON parser, whose import takes a while
@@ -376,17 +352,14 @@ def _check_present(root: Root, name: str, right_kind: object, kind: str) -> None
         raise InvalidError(message, path=root.join(name))
 
 
-def read_all(fd: int, limit: int) -> bytes:
-    """The content of a file, at most ``limit`` + 1 bytes of it."""
-    parts = []
+def read_all(fd: int, limit: int, size: int) -> bytes:
+    """The content of a file, at most ``limit`` + 1 bytes of it; ``size`` is what it probably has."""
     left = limit + 1
-    while left:
-        part = os.read(fd, min(left, 1 << 20))
-        if not part:
-            break
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
+    # A read that gives less than it was asked for may have met the end; the next one tells.
+    parts = [os.read(fd, min(left, size + 1))]
+    while parts[-1] and (left := left - len(parts[-1])):
+        parts.append(os.read(fd, min(left, 64 << 10)))
+    return parts[0] if len(parts) <= 2 and not parts[-1] else b"".join(parts)
 
 
 def write_all(fd: int, content: bytes) -> None:

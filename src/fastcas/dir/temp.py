@@ -20,6 +20,11 @@ TEMP_PREFIX = ".fastcas-"
 TEMP_SUFFIX = ".tmp"
 
 
+def have_nameless() -> bool:
+    """Whether files can be made without a name here, as far as is known."""
+    return HAVE_O_TMPFILE
+
+
 class Temp:
     """A file on the layout's filesystem that is not published: ``fd``, open for writing.
 
@@ -32,6 +37,7 @@ class Temp:
         self._lock = lock
         self._mode = mode
         self._name: str | None = None
+        self._pid = os.getpid()  # a forked child must leave the name to its parent
         self.fd = -1
         self._held = root.held()  # to the end, so that a name can be removed whoever closes the engine
         self._rootfd = self._held.__enter__()
@@ -95,7 +101,7 @@ class Temp:
     def discard(self) -> None:
         """Closes the file; nothing stays of it unless it was published."""
         try:
-            if self._name is not None:
+            if self._name is not None and self._pid == os.getpid():
                 os.unlink(self._name, dir_fd=self._rootfd)
         except FileNotFoundError:
             pass

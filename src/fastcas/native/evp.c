@@ -96,6 +96,11 @@ void *fc_evp_new(const void *md)
     return context;
 }
 
+int fc_evp_reset(void *context)
+{
+    return evp.init(context, NULL, NULL) == 1 ? 0 : FC_EDIGEST;
+}
+
 void *fc_evp_copy(const void *from)
 {
     void *context = evp.ctx_new();

@@ -17,6 +17,8 @@ int fc_evp_size(const void *md);
 
 /* An initialised EVP_MD_CTX, or NULL. */
 void *fc_evp_new(const void *md);
+/* Makes a used context a new one: a fifth of the price of fc_evp_new. 0 or FC_EDIGEST. */
+int fc_evp_reset(void *context);
 void *fc_evp_copy(const void *context);
 void fc_evp_free(void *context);
 

@@ -4,6 +4,7 @@ cdef extern from "evp.h" nogil:
     const void *fc_evp_fetch(const char *name)
     int fc_evp_size(const void *md)
     void *fc_evp_new(const void *md)
+    int fc_evp_reset(void *context)
     void *fc_evp_copy(const void *context)
     void fc_evp_free(void *context)
     int fc_evp_update(void *context, const void *data, size_t size)

@@ -178,20 +178,3 @@ void fc_reader_close(fc_reader *reader)
     fc_lane_close(&reader->lane);
 }
 
-int fc_reader_read_small(fc_reader *reader, fc_hasher hasher, unsigned char *slab, int dirfd, const char *name,
-                         const unsigned char *expected)
-{
-    int64_t size;
-    int status, fd = fc_open_regular(dirfd, name, &size);
-
-    if (fd < 0)
-        return fd;
-    fc_reader_init(reader, hasher, slab, fd, (uint64_t)size, expected);
-    if (size < 0)
-        return 0;
-    if (size > FC_SLOT_SMALL)
-        return 1;
-    status = fc_reader_read_all(reader, slab);
-    close(fd);
-    return status;
-}

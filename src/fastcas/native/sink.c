@@ -16,6 +16,7 @@ void fc_sink_init(fc_sink *sink, fc_hasher hasher, unsigned char *slab, int fd, 
     memset(sink, 0, sizeof *sink);
     fc_lane_init(&sink->lane, hasher, slab, expected);
     sink->fd = fd;
+    sink->owner = getpid();
     sink->writeback = writeback;
     sink->limit = limit;
     if (expected >= (int64_t)FC_THREAD_FROM)
@@ -54,7 +55,11 @@ static int write_out(fc_sink *sink, const unsigned char *data, size_t size)
 
 static int store(fc_sink *sink, const unsigned char *data, size_t size)
 {
-    int status = sink->fd < 0 ? 0 : write_out(sink, data, size);
+    int status;
+
+    if (sink->owner != getpid())
+        return FC_EFORKED;
+    status = sink->fd < 0 ? 0 : write_out(sink, data, size);
     sink->storing = status < 0;
     return status;
 }
@@ -180,7 +185,7 @@ int fc_sink_push(fc_sink *sink, const unsigned char *data, size_t size, int stab
 int fc_sink_finish(fc_sink *sink, unsigned char *digest)
 {
     struct stat facts;
-    int status = flush(sink);
+    int status = sink->owner == getpid() ? flush(sink) : FC_EFORKED;
 
     if (!status)
         status = fc_lane_final(&sink->lane, digest);

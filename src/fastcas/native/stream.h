@@ -78,6 +78,7 @@ typedef struct {
     uint64_t limit; /* more than this is FC_ELIMIT */
     uint64_t written, kicked;
     int storing;    /* the failure was the file's, not the source's */
+    pid_t owner;    /* the process that may store: a forked child has the same file */
 } fc_sink;
 
 void fc_sink_init(fc_sink *sink, fc_hasher hasher, unsigned char *slab, int fd, int writeback, uint64_t limit,
@@ -119,10 +120,6 @@ int fc_reader_read_all(fc_reader *reader, unsigned char *out);
 /* Reads and hashes what is left without handing it out. 1: call again. */
 int fc_reader_drain(fc_reader *reader);
 void fc_reader_close(fc_reader *reader);
-/* A small regular file at one go: opens `name` beneath `dirfd`, reads it into `slab`, verifies and closes it; 0. Where it
-   has more than FC_SLOT_SMALL bytes: 1, open as `reader->fd`. `reader->size` is -1 (as int64_t) for no regular file. */
-int fc_reader_read_small(fc_reader *reader, fc_hasher hasher, unsigned char *slab, int dirfd, const char *name,
-                         const unsigned char *expected);
 
 /* ---- copy without hashing ---- */
 

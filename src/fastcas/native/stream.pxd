@@ -51,8 +51,6 @@ cdef extern from "stream.h" nogil:
     int fc_reader_read_all(fc_reader *reader, unsigned char *out)
     int fc_reader_drain(fc_reader *reader)
     void fc_reader_close(fc_reader *reader)
-    int fc_reader_read_small(fc_reader *reader, fc_hasher hasher, unsigned char *slab, int dirfd, const char *name,
-                             const unsigned char *expected)
 
     ctypedef enum fc_copy_method:
         pass

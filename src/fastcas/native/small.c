@@ -1,0 +1,143 @@
+#define _GNU_SOURCE
+#include "small.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "sys.h"
+
+static int hash(fc_hasher hasher, const void *data, size_t size, unsigned char *digest)
+{
+    int status = hasher.update(hasher.state, data, size);
+
+    return status ? status : hasher.final(hasher.state, digest);
+}
+
+/* Reads one byte more than there should be, if there is one. */
+static int read_all(fc_small *small, unsigned char *data)
+{
+    size_t wanted = (size_t)small->size;
+    ssize_t n;
+
+    small->found = 0;
+    do {
+        n = pread(small->fd, data + small->found, wanted + 1 - small->found, (off_t)small->found);
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        if (!small->found && n == (ssize_t)wanted) { /* less than was asked for: that was the end */
+            small->found = wanted;
+            return 0;
+        }
+        if (n > 0)
+            small->found += (size_t)n;
+    } while (n && small->found <= wanted);
+    return small->found == wanted ? 0 : small->found < wanted ? FC_ESHORT : FC_ELONG;
+}
+
+int fc_small_verify(fc_small *small, fc_hasher hasher, const unsigned char *expected, unsigned char *data)
+{
+    int status = read_all(small, data);
+
+    if (!status)
+        status = hash(hasher, data, small->found, small->actual);
+    if (!status && memcmp(small->actual, expected, (size_t)hasher.digest_size))
+        status = FC_EMISMATCH;
+    return status;
+}
+
+int fc_small_read(fc_small *small, fc_hasher hasher, int dirfd, const char *name, const unsigned char *expected,
+                  unsigned char *data)
+{
+    int status;
+
+    small->fd = fc_open_regular(dirfd, name, &small->size);
+    if (small->fd < 0)
+        return small->fd;
+    if (small->size < 0 || small->size > FC_SMALL)
+        return 1;
+    status = fc_small_verify(small, hasher, expected, data);
+    close(small->fd);
+    return status;
+}
+
+/* ---- put ---- */
+
+static void write_hex(char *name, const unsigned char *digest, int size)
+{
+    static const char digits[] = "0123456789abcdef";
+
+    for (int i = 0; i < size; i++) {
+        name[2 * i] = digits[digest[i] >> 4];
+        name[2 * i + 1] = digits[digest[i] & 15];
+    }
+    name[2 * size] = 0;
+}
+
+static int write_all(int fd, const unsigned char *data, size_t size)
+{
+    struct stat facts;
+    size_t done = 0;
+
+    while (done < size) {
+        ssize_t n = pwrite(fd, data + done, size - done, (off_t)done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n ? -errno : -EIO;
+        done += (size_t)n;
+    }
+    if (fstat(fd, &facts))
+        return -errno;
+    return (size_t)facts.st_size == size ? 0 : -EIO;
+}
+
+static int write_temp(const fc_small_place *to, int fd, const unsigned char *data, size_t size)
+{
+    int status = to->chown && fchown(fd, to->uid, to->gid) ? -errno : 0;
+
+    if (!status)
+        status = write_all(fd, data, size);
+    if (!status && to->sync && fsync(fd)) /* a failure is final: the pages count as clean from now on */
+        status = -errno;
+    return status;
+}
+
+int fc_small_put(fc_hasher hasher, const fc_small_place *to, const unsigned char *data, size_t size, char *name,
+                 int *directory)
+{
+    unsigned char digest[FC_DIGEST_MAX];
+    struct stat facts;
+    int fd, place, status = hash(hasher, data, size, digest);
+
+    if (status)
+        return status;
+    write_hex(name, digest, hasher.digest_size);
+    place = fc_openat2(to->dirfd, to->place, O_RDONLY | O_DIRECTORY, 0);
+    if (place < 0)
+        return 1;
+    if (!fstatat(place, name, &facts, AT_SYMLINK_NOFOLLOW)) {
+        close(place);
+        return 1;
+    }
+    fd = fc_openat2(to->dirfd, ".", O_TMPFILE | O_RDWR, to->mode);
+    if (fd < 0) {
+        close(place);
+        return fd == -EOPNOTSUPP || fd == -EISDIR || fd == -ENOSYS || fd == -EPERM ? 1 : fd;
+    }
+    status = write_temp(to, fd, data, size);
+    if (!status) {
+        status = fc_link_fd(fd, place, name);
+        if (status == -EEXIST || status == -ENOENT) /* there already; or no /proc, or the directory has gone */
+            status = 1;
+    }
+    close(fd);
+    if (status || !to->sync) {
+        close(place);
+        place = -1;
+    }
+    *directory = place;
+    return status;
+}
