@@ -12,6 +12,7 @@ from cpython.buffer cimport (
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject
 from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
@@ -43,6 +44,7 @@ from _thread import allocate_lock
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *kind, object args, void *keywords)
+    void PyObject_GC_UnTrack(PyObject *value)
     object PyUnicode_New(Py_ssize_t size, unsigned int greatest)
     void *PyUnicode_DATA(object text)
     object PyMemoryView_FromMemory(char *memory, Py_ssize_t size, int flags)
@@ -871,17 +873,16 @@ def read_digests(int dirfd, bytes prefix not None, Py_ssize_t hex_digits, type k
     `hex_digits`: names of so many lower-case hexadecimal digits; 0: whatever the grammar allows."""
     cdef bytes buffer = PyBytes_FromStringAndSize(NULL, NAMES_BUFFER)
     cdef char *entries = PyBytes_AS_STRING(buffer)
-    cdef char text[512]
-    cdef char *behind = text + len(prefix)
+    cdef char *text = NULL
     cdef const char *name
     cdef int size, offset = 0, regular
-    cdef Py_ssize_t length
+    cdef Py_ssize_t length, before = -1
+    cdef tuple arguments = None
     cdef list digests = []
     if not issubclass(kind, str):
         raise TypeError("kind must be a subclass of str")
     if len(prefix) > 256:
         raise ValueError("no file name is as long as this prefix")
-    memcpy(text, PyBytes_AS_STRING(prefix), len(prefix))
     with nogil:
         size = fc_read_names(dirfd, entries, NAMES_BUFFER)
     if size < 0:
@@ -893,11 +894,18 @@ def read_digests(int dirfd, bytes prefix not None, Py_ssize_t hex_digits, type k
         length = encoded_length(name, hex_digits)
         if length == 0 or regular == 0 or (regular < 0 and not is_regular(name, dirfd)):
             continue
-        memcpy(behind, name, length)
-        digest = PyUnicode_New(len(prefix) + length, 127)
-        memcpy(PyUnicode_DATA(digest), text, len(prefix) + length)
-        # str.__new__ without the call: half of what listing an entry costs
-        digests.append((<PyTypeObject *>str).tp_new(<PyTypeObject *>kind, (digest,), NULL))
+        if length != before:
+            before = length
+            scratch = PyUnicode_New(len(prefix) + length, 127)
+            text = <char *>PyUnicode_DATA(scratch)
+            memcpy(text, PyBytes_AS_STRING(prefix), len(prefix))
+            arguments = (scratch,)
+        # str.__new__ without the call, of one string that nobody else sees and is written anew each time;
+        # and what refers to nothing needn't be looked at by the cycle collector, which takes as long again.
+        memcpy(text + len(prefix), name, length)
+        digest = (<PyTypeObject *>str).tp_new(<PyTypeObject *>kind, arguments, NULL)
+        PyObject_GC_UnTrack(<PyObject *>digest)
+        digests.append(digest)
     return digests
 
 

@@ -263,6 +263,7 @@ class Engine(ABC):
     def __iter__(self) -> Iterator[Digest]:
         return self.list_blobs()
 
+    # list(engine) asks for this first, and so lists twice: list(engine.list_blobs()) doesn't.
     def __len__(self) -> int:
         return sum(1 for _ in self.list_blobs())
 
