@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 
 from fastcas.digest import Digest
 from fastcas.errors import InvalidError, NotExistError
+from fastcas.results import CopyResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from fastcas.dir.reader import BlobReader
     from fastcas.model import Descriptor, Index
-    from fastcas.results import BlobInfo, CopyResult, PutResult
+    from fastcas.results import BlobInfo, PutResult
 
     Progress = Callable[[int, int | None], object]
 
@@ -214,6 +215,29 @@ class Engine(ABC):
         from fastcas.copyout import copy_out
 
         return copy_out(self, digest, destination, link=link, verify=verify, progress=progress)
+
+    def put_copy(
+        self, blob: BlobReader, *, verify: bool = False, progress: Progress | None = None
+    ) -> CopyResult:
+        """Stores a blob that an engine, this one or another, has opened, under the digest that it has
+        there; returns (method, size in bytes). ``blob`` was not read before, and stays open.
+
+        ``method`` is "exists" where the content was stored here, as ``put_blob`` finds it, else
+        "reflink" or "copy". What is copied is verified. Of a reflink only the size is, unless it has
+        1 MiB at most or ``verify`` asks for more: a blob that is damaged there is as damaged here.
+        ``verify`` is ``put_blob``'s ``verify_existing`` too. As durable on return as after
+        ``put_blob``, and the same errors.
+        """
+        digest, size = blob.digest, blob.size
+        self.put_blob(
+            blob,
+            algorithm=digest.algorithm,
+            expected_digest=digest,
+            expected_size=size,
+            verify_existing=verify,
+            progress=progress,
+        )
+        return CopyResult("copy", size)
 
     def put_json(self, value: Any, *, style: str = "go") -> PutResult:
         """Stores a JSON document; equal values give equal digests.

@@ -21,6 +21,7 @@ __all__ = [
     "BLOCK",
     "END",
     "Member",
+    "Stream",
     "encode_header",
     "is_tar_header",
     "padding",
@@ -95,7 +96,7 @@ class Member:
 
     __slots__ = ("_stream", "is_file", "name", "size")
 
-    def __init__(self, stream: _Stream, name: str, size: int, is_file: bool) -> None:
+    def __init__(self, stream: Stream, name: str, size: int, is_file: bool) -> None:
         self._stream = stream
         self.name = name
         self.size = size
@@ -121,7 +122,7 @@ def read_members(read: Callable[[int], Any]) -> Iterator[Member]:
     devices, sparse files, names that are absolute or have ``..`` in them, sizes and headers beyond
     the caps, wrong checksums, an archive without its end, and whatever stands behind that.
     """
-    stream = _Stream(read)
+    stream = Stream(read)
     extended: dict[str, bytes] = {}
     for _ in range(MAX_HEADERS):
         block = stream.read_exactly(BLOCK, "a header")
@@ -152,7 +153,7 @@ def read_members(read: Callable[[int], Any]) -> Iterator[Member]:
     raise InvalidError(f"archive: more than {MAX_HEADERS} headers")
 
 
-class _Stream:
+class Stream:
     """What is read of an archive, counted against what was announced."""
 
     def __init__(self, read: Callable[[int], Any]) -> None:
@@ -160,6 +161,7 @@ class _Stream:
         self._left = 0
 
     def read_some(self, most: int) -> bytes:
+        """At most ``most`` bytes, b"" at the end; TypeError, InvalidError for what isn't that."""
         data = self._read(most)
         if data is None:
             raise BlockingIOError(
@@ -172,6 +174,7 @@ class _Stream:
         return data
 
     def read_exactly(self, count: int, what: str) -> bytes:
+        """``count`` bytes; InvalidError where the archive ends before."""
         data = b""
         while len(data) < count:
             more = self.read_some(count - len(data))
@@ -183,9 +186,11 @@ class _Stream:
         return data
 
     def begin(self, size: int) -> None:
+        """A member's content follows."""
         self._left = size
 
     def read_content(self) -> Iterator[bytes]:
+        """What is left of the member's content."""
         while self._left:
             data = self.read_some(min(self._left, _CHUNK))
             if not data:
@@ -245,7 +250,7 @@ def _number(field: bytes) -> int:
 _MEANINGFUL = ("path", "size", "linkpath", "sparse")
 
 
-def _read_extended(stream: _Stream, header: _Header) -> dict[str, bytes]:
+def _read_extended(stream: Stream, header: _Header) -> dict[str, bytes]:
     """What an extended header says of the next member, by pax's names, as far as it counts."""
     if header.size > MAX_EXTENDED:
         raise InvalidError(
@@ -277,7 +282,7 @@ def _split_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         position = end
 
 
-def _make_member(stream: _Stream, header: _Header, extended: dict[str, bytes]) -> Member:
+def _make_member(stream: Stream, header: _Header, extended: dict[str, bytes]) -> Member:
     raw = extended.get("path", header.name)
     if len(raw) > MAX_NAME:
         raise InvalidError(f"archive: a name of {len(raw)} bytes, more than the limit of {MAX_NAME}")
