@@ -31,7 +31,7 @@ from fastcas.errors import (
     UnknownTypeError,
     UnsupportedError,
 )
-from fastcas.results import BlobInfo, CopyResult, PutResult
+from fastcas.results import BlobInfo, CompressedPutResult, CopyResult, PutResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ __all__ = [
     "BlobReader",
     "ClobberError",
     "ClosedError",
+    "CompressedPutResult",
     "CopyResult",
     "CorruptError",
     "Descriptor",

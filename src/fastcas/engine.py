@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from fastcas.dir.reader import BlobReader
+    from fastcas.image.decompress import PlainReader
     from fastcas.model import Descriptor, Index
     from fastcas.results import BlobInfo, PutResult
 
@@ -61,6 +62,8 @@ class Engine(ABC):
         expected_size: int | None = None,
         verify_existing: bool = False,
         progress: Progress | None = None,
+        compress: str | None = None,
+        level: int | None = None,
     ) -> PutResult:
         """Stores the content of ``source``; returns its (digest, size in bytes).
 
@@ -74,6 +77,14 @@ class Engine(ABC):
         Returning means that the content is stored under the digest, as durable as ``durability``
         says, also where it was stored before; a stored file that is found wrong is replaced. After
         an error nothing has been published.
+
+        ``compress`` names a compression, "gzip", "zstd", "none" or a registered one, and ``level`` its
+        level (gzip 1 to 9, zstd 1 to 22). The blob is then the compressed content, which is what
+        ``expected_digest`` and ``expected_size`` are about; ``progress`` counts plain bytes. The
+        result is a CompressedPutResult, which has ``diff_id`` and ``plain_size`` of the plain content
+        too. UnknownTypeError for an unknown name, InvalidError for a level that there isn't,
+        UnsupportedError where zstd isn't installed. An engine hands such a call on to
+        ``fastcas.image.compress.put_compressed`` and takes its source by ``fastcas.source.open_source``.
 
         Raises DigestMismatchError and SizeMismatchError for what was expected, TypeError for ``str``
         (content or path?) and what is no source, UnknownAlgorithmError, DurabilityError where the
@@ -191,6 +202,31 @@ class Engine(ABC):
             if blob.size > limit:
                 raise too_large(blob.digest, blob.size, limit)
             return blob.readall()
+
+    def get_plain_blob(
+        self,
+        blob: str | Descriptor,
+        *,
+        compression: str | None = None,
+        diff_id: str | None = None,
+        limit: int | None = None,
+        ratio: float | None = None,
+    ) -> PlainReader:
+        """Opens a blob, by its digest or descriptor, and decompresses it while it is read.
+
+        The reader verifies what is stored, and that the plain content's digest is ``diff_id``, before
+        it hands out the last bytes. ``compression`` is told by the first bytes where it is None.
+        InvalidError after ``limit`` plain bytes, 64 GiB where it is None, and for more than ``ratio``
+        of them for a stored one, 250 where it is None, once there are 32 MiB. The caller closes it.
+
+        Raises what ``get_blob`` does, SizeMismatchError where the descriptor has another size,
+        UnknownTypeError, UnsupportedError; CorruptError at a damaged place.
+        """
+        from fastcas.image.decompress import open_plain
+
+        return open_plain(
+            self, blob, compression=compression, diff_id=diff_id, limit=limit, ratio=ratio
+        )
 
     def copy_blob(
         self,

@@ -1,12 +1,21 @@
 from typing import NamedTuple
 
+from typing_extensions import Self
+
 from fastcas.digest import Digest
 
-__all__ = ["BlobInfo", "CopyResult", "PutResult"]
+__all__ = ["BlobInfo", "CompressedPutResult", "CopyResult", "PutResult"]
 
 class PutResult(NamedTuple):
     digest: Digest
     size: int
+
+class CompressedPutResult(PutResult):
+    def __new__(cls, digest: Digest, size: int, diff_id: Digest, plain_size: int) -> Self: ...
+    @property
+    def diff_id(self) -> Digest: ...
+    @property
+    def plain_size(self) -> int: ...
 
 class BlobInfo(NamedTuple):
     digest: Digest

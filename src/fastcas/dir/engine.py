@@ -94,7 +94,23 @@ class DirEngine(Engine):
         expected_size: int | None = None,
         verify_existing: bool = False,
         progress: Progress | None = None,
+        compress: str | None = None,
+        level: int | None = None,
     ) -> PutResult:
+        if compress is not None or level is not None:
+            from fastcas.image.compress import put_compressed
+
+            return put_compressed(
+                self,
+                source,
+                compress,
+                level,
+                algorithm=algorithm,
+                expected_digest=expected_digest,
+                expected_size=expected_size,
+                verify_existing=verify_existing,
+                progress=progress,
+            )
         if expected_digest is not None:
             expected_digest = Digest(expected_digest)
             if algorithm == "sha256":
