@@ -366,9 +366,9 @@ def test_shared_levels_are_visited_once_and_depth_is_bounded(source, target, mon
     source.update_reference("deep", node)
     found = copy_image(source, "deep", target)
     assert sum(found.methods.values()) == 33
-    monkeypatch.setattr(closure, "DEPTH_LIMIT", 31)
+    monkeypatch.setattr(closure, "DEPTH_LIMIT", 32)
     closure.find_closure(source, [node])
-    monkeypatch.setattr(closure, "DEPTH_LIMIT", 30)
+    monkeypatch.setattr(closure, "DEPTH_LIMIT", 31)
     with pytest.raises(InvalidError):
         closure.find_closure(source, [node])
     monkeypatch.setattr(closure, "NODE_LIMIT", 5)

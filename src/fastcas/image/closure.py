@@ -229,16 +229,21 @@ def merge_entries(engine: Engine, entries: Iterable[Descriptor]) -> None:
     index has no entry of its digest. Durable as the engine's ``update_index`` is.
     """
     entries = list(entries)
-    names = {name for entry in entries if (name := name_of(entry)) is not None}
+    named = [entry for entry in entries if name_of(entry) is not None]
+    names = {name_of(entry) for entry in named}
 
     def change(index: Index) -> Index | None:
+        replaced = [entry for entry in index.manifests if name_of(entry) in names]
         merged = [entry for entry in index.manifests if name_of(entry) not in names]
         digests = {entry.digest for entry in merged}
+        added = 0
         for entry in entries:
             if name_of(entry) is not None or entry.digest not in digests:
                 merged.append(entry)
                 digests.add(entry.digest)
-        return None if merged == list(index.manifests) else index.replace(manifests=merged)
+                added += 1
+        # Where all of them stand there already, their places don't matter.
+        return None if added == len(named) and replaced == named else index.replace(manifests=merged)
 
     engine.update_index(change)
 
