@@ -1,8 +1,9 @@
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastcas.digest import Digest
+from fastcas.model import Descriptor
 
-__all__ = ["BlobInfo", "CopyResult", "PutResult"]
+__all__ = ["BlobInfo", "CopyResult", "ParsedBlob", "PutResult"]
 
 class PutResult(NamedTuple):
     digest: Digest
@@ -15,3 +16,8 @@ class BlobInfo(NamedTuple):
 class CopyResult(NamedTuple):
     method: str
     size: int
+
+class ParsedBlob(NamedTuple):
+    descriptor: Descriptor
+    data: Any
+    raw: bytes
