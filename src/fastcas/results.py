@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-__all__ = ["BlobInfo", "CompressedPutResult", "CopyResult", "PutResult"]
+__all__ = ["BlobInfo", "CompressedPutResult", "CopyResult", "ParsedBlob", "PutResult"]
 
 
 # typing.NamedTuple would say the types here; importing typing costs half of the start-up budget.
@@ -46,5 +46,11 @@ class CopyResult(namedtuple("CopyResult", ("method", "size"))):
 
     ``method`` is "reflink", "hardlink", "copy_file_range", "sendfile" or "copy".
     """
+
+    __slots__ = ()
+
+
+class ParsedBlob(namedtuple("ParsedBlob", ("descriptor", "data", "raw"))):
+    """A blob as ``Engine.read_descriptor`` reads it: its descriptor, what it says, its exact bytes."""
 
     __slots__ = ()

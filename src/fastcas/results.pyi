@@ -1,10 +1,11 @@
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from typing_extensions import Self
 
 from fastcas.digest import Digest
+from fastcas.model import Descriptor
 
-__all__ = ["BlobInfo", "CompressedPutResult", "CopyResult", "PutResult"]
+__all__ = ["BlobInfo", "CompressedPutResult", "CopyResult", "ParsedBlob", "PutResult"]
 
 class PutResult(NamedTuple):
     digest: Digest
@@ -24,3 +25,8 @@ class BlobInfo(NamedTuple):
 class CopyResult(NamedTuple):
     method: str
     size: int
+
+class ParsedBlob(NamedTuple):
+    descriptor: Descriptor
+    data: Any
+    raw: bytes
