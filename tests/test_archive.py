@@ -276,7 +276,9 @@ def test_what_is_missing(source, target, what):
     whole = export(source)
     lost = manifest if what == "platform" else layer
     source.delete_blob(lost.digest)
-    members = [(n, c) for n, c in members_of(whole).items() if c is not None and n != name_of(lost.digest)]
+    members = [
+        (n, c) for n, c in members_of(whole).items() if c is not None and n != name_of(lost.digest)
+    ]
     if what == "platform":
         found = export_archive(source, io.BytesIO())
         assert found.left_out == [lost.digest]

@@ -324,8 +324,9 @@ def test_names_that_say_nothing_or_too_much(source, target):
     source.put_index(Index(entries))
     with pytest.raises(InvalidError):
         copy_image(source, "v1", target)
-    source.put_index(Index([entries[0], entries[0].replace(annotations={
-        ANNOTATION_REF_NAME: "v1", "more": "x"})]))
+    source.put_index(
+        Index([entries[0], entries[0].replace(annotations={ANNOTATION_REF_NAME: "v1", "more": "x"})])
+    )
     copy_image(source, "v1", target)
     assert target.list_references() == ["v1"]
 

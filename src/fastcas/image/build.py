@@ -167,7 +167,9 @@ def append_layers(
     several and no platform is given, for what isn't an image, and like ``build_image``.
     """
     name = check_reference_name(reference if new_reference is None else new_reference)
-    _find_image(engine, reference, platform)
+    path = _find_image(engine, reference, platform)
+    if new_reference is None and name_of(path[0]) != reference:
+        raise InvalidError(f"{shorten(reference)} is no name to give to the result: say a new one")
     when = None if created is None else format_time(created)
     made = _put_layers(engine, layers, created, compress, level, owner, progress)
     steps = _make_history(history, len(made), when, author)
@@ -315,7 +317,9 @@ def _extend_image(
         raise InvalidError(f"{descriptor.digest} is no image, but {descriptor.media_type}")
     config = engine.read_descriptor(manifest.config).data
     if not isinstance(config, Config):
-        raise InvalidError(f"{descriptor.digest} is no image: its config is {manifest.config.media_type}")
+        raise InvalidError(
+            f"{descriptor.digest} is no image: its config is {manifest.config.media_type}"
+        )
     diff_ids = config.rootfs.diff_ids
     if len(diff_ids) != len(manifest.layers):
         raise InvalidError(
@@ -332,7 +336,7 @@ def _extend_image(
     stored = engine.put_blob(config.to_json())
     added = [layer.descriptor for layer in layers]
     if manifest.media_type == model.MEDIA_TYPE_DOCKER_MANIFEST:
-        added = [layer.replace(media_type=_DOCKER_LAYERS[layer.media_type]) for layer in added]
+        added = [_to_docker(layer) for layer in added]
     manifest = manifest.replace(
         config=_moved(manifest.config, stored), layers=[*manifest.layers, *added]
     )
@@ -348,9 +352,12 @@ _DOCKER_LAYERS = {
 }
 
 
-def _replace_in_parents(
-    engine: Engine, path: tuple[Descriptor, ...], image: Descriptor
-) -> Descriptor:
+def _to_docker(layer: Descriptor) -> Descriptor:
+    kind = layer.media_type
+    return layer.replace(media_type=_DOCKER_LAYERS.get(kind, kind))
+
+
+def _replace_in_parents(engine: Engine, path: tuple[Descriptor, ...], image: Descriptor) -> Descriptor:
     """Rewrites the indexes above an image, from the lowest up; the new descriptor of the first."""
     old, new = path[-1], image
     for parent in reversed(path[:-1]):

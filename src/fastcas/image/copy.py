@@ -50,8 +50,8 @@ def copy_image(
     and to its parts, as entries without a name. ``progress(done, total)`` counts bytes.
 
     Blobs arrive by the target's ``put_copy``, to which ``verify`` goes, children before parents, and
-    are as verified and as durable as that says; the index is changed last, once. After an error it is as it was, and
-    what was copied stays as blobs that nothing names. What an index or a subject names and the
+    are as verified and as durable as that says; the index is changed last, once. After an error it
+    is as it was, and what was copied stays as blobs that nothing names. What an index or a subject names and the
     source doesn't have is left out, as it is in the source; likewise layers with ``urls``.
 
     Raises NotExistError for a name that isn't there, and for a config or layer that isn't;
@@ -80,9 +80,7 @@ def copy_image(
     return ImageCopy(root, sent, sent_bytes, methods, sorted(closure.missing))
 
 
-def _copy(
-    source: Engine, target: Engine, item: Item, verify: bool, progress: Progress | None
-) -> str:
+def _copy(source: Engine, target: Engine, item: Item, verify: bool, progress: Progress | None) -> str:
     if item.data is not None:
         algorithm = item.digest.algorithm
         target.put_blob(item.data, algorithm=algorithm, expected_digest=item.digest)

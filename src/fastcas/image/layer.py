@@ -25,7 +25,7 @@ _PLAIN_TYPES = (model.MEDIA_TYPE_LAYER, "application/vnd.docker.image.rootfs.dif
 
 
 class Layer(NamedTuple):
-    """A stored layer: its descriptor, and the digest of its plain tar, which an image's config names."""
+    """A stored layer: its descriptor, and the digest of its plain tar, as an image's config has it."""
 
     descriptor: Descriptor
     diff_id: Digest
@@ -50,8 +50,8 @@ def put_layer(
     path of a folder, which is packed as ``pack_folder`` does with ``latest`` and ``owner``; the
     descriptor of a blob that is stored; or a Layer that is, whose diffID is believed.
 
-    A plain tar or folder is compressed by ``compress`` at ``level``, as ``put_blob`` does; by default it
-    is stored as it is, which gives equal digests whatever libraries there are. What is compressed is
+    A plain tar or folder is compressed by ``compress`` at ``level``, as ``put_blob`` does; by default
+    it is stored as it is, which gives equal digests whatever libraries there are. What is compressed is
     stored as it is, and its diffID found by decompressing what was stored, with the caps of
     ``get_plain_blob``. Raises InvalidError for what is no tar, NotExistError and SizeMismatchError
     for a descriptor of what isn't stored so.

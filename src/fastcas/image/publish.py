@@ -28,8 +28,8 @@ def put_document(
     raw = document.to_json()
     if len(raw) > DOCUMENT_LIMIT:
         raise InvalidError(
-            f"the {type(document).__name__.lower()} would have {len(raw)} bytes, more than the limit of "
-            f"{DOCUMENT_LIMIT}"
+            f"the {type(document).__name__.lower()} would have {len(raw)} bytes, more than the "
+            f"limit of {DOCUMENT_LIMIT}"
         )
     digest, size = engine.put_blob(raw)
     media_type = media_type or document.media_type
