@@ -7,7 +7,7 @@ import pytest
 import bed
 from compress_peers import CORPUS, corpus
 
-LEVELS = [("gzip", 1), ("gzip", 4), ("gzip", 6), ("zstd", 3)]
+LEVELS = [("gzip", 1), ("gzip", 5), ("gzip", 8), ("zstd", 3)]
 
 
 @pytest.fixture(scope="session")

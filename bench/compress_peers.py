@@ -1,9 +1,9 @@
 """Compressed puts beside pgzip, in one run: `python bench/compress_peers.py [--json]`.
 
-Each row is a level. Both sides read the same file from the page cache, compress it on every processor,
-write the result to a file without a sync, and take both digests on the way: put_blob into a layout on
-tmpfs with durability "none" here, io.Copy into pgzip there. The sides alternate; a figure is the median of
-ROUNDS. FASTCAS_BENCH_SIZE=small makes a smoke run of it, whose figures mean nothing.
+Each row is a level. Both sides read the same file from the page cache, compress it on every
+processor, write the result to a file without a sync, and take both digests on the way: put_blob into
+a layout on tmpfs with durability "none" here, io.Copy into pgzip there. The sides alternate; a figure
+is the median of ROUNDS. FASTCAS_BENCH_SIZE=small makes a smoke run of it, whose figures mean nothing.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def table(rows: list[dict]) -> str:
         "|---|---|---:|---:|---:|---:|",
     ]
     for row in rows:
-        peer = "| – | – |"
+        peer = "| - | - |"
         if "pgzip_mb_s" in row:
             peer = f"| {row['pgzip_mb_s']:.0f} | {row['pgzip_ratio']:.3f} |"
         lines.append(

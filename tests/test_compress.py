@@ -152,8 +152,8 @@ def test_gzip_keeps_its_window_across_blocks():
 
 
 def test_the_levels_are_worth_their_time():
-    sizes = [len(packed("gzip", CONTENT, level)) for level in (1, 4, 9)]
-    assert sizes == sorted(sizes, reverse=True)
+    quickest = len(packed("gzip", CONTENT, 1))
+    assert all(len(packed("gzip", CONTENT, level)) < quickest for level in (4, 6, 9))
     assert len(packed("zstd", CONTENT, 19)) < len(packed("zstd", CONTENT, 1))
 
 
@@ -211,7 +211,11 @@ def ways_of_feeding(content: bytes, path, stack: list):
     yield [memoryview(content).cast("H")] if len(content) % 2 == 0 else [content]
     yield OnlyRead(content, odd)
     yield OnlyReadinto(content, odd)
-    for opened in (path.open("rb"), path.open("rb", buffering=0), gzip.GzipFile(fileobj=stored(content))):
+    for opened in (
+        path.open("rb"),
+        path.open("rb", buffering=0),
+        gzip.GzipFile(fileobj=stored(content)),
+    ):
         stack.append(opened)
         yield opened
     read, write = os.pipe()
@@ -222,12 +226,8 @@ def ways_of_feeding(content: bytes, path, stack: list):
     yield pipe
     feeder.join()
     ours, theirs = socket.socketpair()
-    feeder = threading.Thread(target=feed, args=(theirs.send, content, theirs.detach))
-    descriptor = theirs.fileno()
-    feeder = threading.Thread(
-        target=feed, args=(lambda data: os.write(descriptor, data), content, descriptor)
-    )
-    theirs.detach()
+    end = theirs.detach()
+    feeder = threading.Thread(target=feed, args=(lambda data: os.write(end, data), content, end))
     feeder.start()
     stack.append(ours)
     yield ours
@@ -499,18 +499,20 @@ def test_an_encoder_that_fails_in_its_thread(cas, monkeypatch, no_fd_leak, no_th
     assert nothing_stored(cas)
 
 
-def test_a_source_that_keeps_the_memory_it_fills(cas, no_thread_left):
-    kept = []
+def test_a_source_that_keeps_the_memory_it_fills(cas):
+    class Keeper(OnlyReadinto):
+        kept = ()
 
-    class Keeper:
         def readinto(self, view):
-            kept.append(memoryview(view))
-            return 1
+            for place in self.kept:
+                place[:] = bytes(len(place))
+            self.kept = (*self.kept[-3:], memoryview(view)[:1000])
+            return super().readinto(view)
 
-    with pytest.raises(BufferError):
-        cas.put_blob(Keeper(), compress="gzip")
-    kept.clear()
-    assert nothing_stored(cas)
+    result = cas.put_blob(Keeper(CONTENT, lambda: 300_000), compress="gzip")
+    assert result.diff_id == sha256(CONTENT)
+    with cas.get_plain_blob(result.digest, diff_id=result.diff_id) as reader:
+        assert reader.read() == CONTENT
 
 
 def test_a_socket_that_times_out(cas, no_fd_leak, no_thread_left):
@@ -729,7 +731,9 @@ def test_the_limit(name):
         assert not isinstance(caught.value, CorruptError)
 
 
-@pytest.mark.parametrize("options", [{"limit": -1}, {"ratio": "x"}, {"limit": True}, {"ratio": float("nan")}])
+@pytest.mark.parametrize(
+    "options", [{"limit": -1}, {"ratio": "x"}, {"limit": True}, {"ratio": float("nan")}]
+)
 def test_caps_that_are_none(options):
     source = io.BytesIO(b"")
     with pytest.raises(InvalidError):
@@ -833,7 +837,7 @@ def test_a_blob_by_its_descriptor(cas):
 
 
 def test_what_is_asked_for_is_checked_before_it_is_read(cas, no_fd_leak):
-    digest = cas.put_blob(b"plain").digest
+    digest = cas.put_blob(b"plain content").digest
     with pytest.raises(UnknownTypeError):
         cas.get_plain_blob(digest, compression="lz4")
     with pytest.raises(InvalidError):

@@ -84,7 +84,7 @@ class Engine(ABC):
         result is a CompressedPutResult, which has ``diff_id`` and ``plain_size`` of the plain content
         too. UnknownTypeError for an unknown name, InvalidError for a level that there isn't,
         UnsupportedError where zstd isn't installed. An engine hands such a call on to
-        ``fastcas.image.compress.put_compressed`` and takes its source by ``fastcas.source.open_source``.
+        ``fastcas.image.compress.put_compressed``, and takes sources by ``fastcas.source.open_source``.
 
         Raises DigestMismatchError and SizeMismatchError for what was expected, TypeError for ``str``
         (content or path?) and what is no source, UnknownAlgorithmError, DurabilityError where the

@@ -50,6 +50,8 @@ __all__ = [
 #: More threads than this are never used; with each, two blocks more are in memory.
 MOST_THREADS = 8
 
+_SCRATCH = 256 << 10
+
 
 def put_compressed(
     engine: Engine,
@@ -151,13 +153,11 @@ class _Stream:
                 self._took(count)
 
     def fill(self, readinto: Callable[[memoryview], int]) -> None:
-        """Takes what ``readinto`` gives until it returns 0."""
-        while True:
-            with memoryview(self._block) as block, block[self._used :] as room:
-                count = readinto(room)
-            if not count:
-                return
-            self._took(count)
+        """Takes a copy of what ``readinto`` gives until it returns 0."""
+        # A reader may keep what it is given to fill, and a block may not change any more.
+        with memoryview(bytearray(_SCRATCH)) as scratch:
+            while count := readinto(scratch):
+                self.write(scratch[:count])
 
     def copy_from_fd(self, source: int, *, polled: bool = False, timeout: float = -1.0) -> None:
         """Takes what a descriptor gives until its end."""

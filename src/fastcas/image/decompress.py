@@ -62,7 +62,9 @@ class PlainReader(io.RawIOBase):
         self._taken = 0  # stored bytes
         self._failure: Exception | None = None
         self._ready = memoryview(b"")  # may be handed out
-        self._ahead: bytes | None = None  # may be, once it is known that something follows, or all is right
+        self._ahead: bytes | None = (
+            None  # may be, once it is known that something follows, or all is right
+        )
         self._input = b""
         if compression is None:
             while len(self._input) < 4 and (data := self._take()):
