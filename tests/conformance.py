@@ -872,6 +872,28 @@ def check_copy_blob(store):
             cas.copy_blob(digest, store.path / "corrupt", verify=True)
 
 
+def check_put_copy(store):
+    with store.create() as cas:
+        for size, algorithm in ((0, "sha256"), (70_000, "sha512"), ((1 << 20) + 1, "sha256")):
+            content = noise(size)
+            digest, _ = cas.put_blob(content, algorithm=algorithm)
+            with cas.get_blob(digest) as blob:
+                assert cas.put_copy(blob) in (("exists", size), ("copy", size))
+                cas.delete_blob(digest)  # the reader has it still
+                blob.seek(0)
+                assert cas.put_copy(blob).method in ("copy", "reflink")
+                assert not blob.closed
+            assert cas.read_blob(digest) == content
+        store.plant(digest_of(b"right"), b"wrong")
+        with cas.get_blob(digest_of(b"right")) as blob:
+            cas.delete_blob(digest_of(b"right"))
+            with pytest.raises(DigestMismatchError):
+                cas.put_copy(blob, verify=True)
+            with suppress(DigestMismatchError):
+                blob.close()
+        assert digest_of(b"right") not in cas
+
+
 # ---- index ----
 
 

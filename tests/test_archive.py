@@ -25,7 +25,7 @@ from fastcas.errors import (
 from fastcas.image import archive
 from fastcas.image.archive import export_archive, import_archive
 from fastcas.model import ANNOTATION_REF_NAME, Descriptor, Index, Manifest
-from samples import KINDS, blobs_of, create, entries_of, put, put_image, put_index, put_platforms
+from samples import KINDS, blobs_of, create, entries_of, put, put_image, put_platforms
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("no_fd_leak")]
 

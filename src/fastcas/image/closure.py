@@ -203,9 +203,11 @@ def select_entry(engine: Engine, name: str, platform: Platform | str | None = No
         called = None
     if platform is not None:
         return rename(path[-1], called)
-    # A digest may stand for something within an index.
-    chosen = path[-1] if called is None else path[0]
-    chosen = next((item for item in path if name.endswith(item.digest)), chosen)
+    # A digest, or the beginning of one, may stand for something within an index.
+    digits = name.rpartition("@")[2].rpartition(":")[2]
+    by_digest = called is None or name != called
+    fitting = [item for item in path if item.digest.encoded.startswith(digits)]
+    chosen = fitting[0] if by_digest and fitting else path[0]
     if called is not None and len({path[0].digest for path in paths}) > 1:
         raise InvalidError(f"{shorten(name)} stands for different descriptors: ask by digest")
     return rename(chosen, called)
