@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+from pathlib import Path
 
 import pytest
 
 from fastcas import model
 from fastcas.digest import Digest
-from fastcas.errors import CorruptError, InvalidError, NotExistError, SizeMismatchError
+from fastcas.errors import (
+    CorruptError,
+    DigestMismatchError,
+    InvalidError,
+    NotExistError,
+    SizeMismatchError,
+)
 from fastcas.image import closure
 from fastcas.image.copy import copy_image
 from fastcas.model import ANNOTATION_REF_NAME, Descriptor, Index, Manifest
@@ -98,6 +106,20 @@ def test_by_digest_without_a_name(source, target):
         assert entries_of(target) == [(None, image.digest)]
     copy_image(source, image.digest, target, "v2")
     assert entries_of(target) == [(None, image.digest), ("v2", image.digest)]
+
+
+def test_a_digest_of_something_within_an_index(source, target):
+    inner = put_platforms(source, "amd64", "arm64")
+    source.update_reference("v1", put_index(source, [put_image(source, b"x"), inner]))
+    arm = Index.from_json(source.read_blob(inner.digest)).manifests[1]
+    for asked, expected in (
+        (inner.digest, inner),
+        (inner.digest.encoded[:12], inner),
+        (arm.digest, arm),
+        (f"v1@{inner.digest}", inner),
+    ):
+        found = copy_image(source, asked, target, "copy")
+        assert found.descriptor.digest == expected.digest
 
 
 def test_what_is_there_is_not_copied_again(tmp_path):
@@ -413,3 +435,112 @@ def test_a_blob_of_the_target_that_is_damaged_is_healed(tmp_path):
             copy_image(source, "v1", target, verify=verify)
             assert target.stat_blob(digest).size == len(content)
             target.read_blob(digest)
+
+
+@pytest.fixture
+def reflinks(monkeypatch):
+    """Files share blocks, as on XFS and btrfs, though this filesystem may not know how."""
+    made = []
+
+    def clone(source, target):
+        content = os.pread(source, os.fstat(source).st_size, 0)
+        os.pwrite(target, content, 0)
+        made.append(len(content))
+        return True
+
+    monkeypatch.setattr("fastcas.dir.ingest._reflink", clone)
+    return made
+
+
+@pytest.fixture
+def pair(tmp_path):
+    with create("dir", tmp_path / "source") as source, create("dir", tmp_path / "target") as target:
+        yield source, target
+
+
+def damage(engine, digest, position=0, more=b""):
+    path = Path(engine.path) / "blobs" / "sha256" / Digest(digest).encoded
+    content = bytearray(path.read_bytes()) + more
+    content[position] ^= not more
+    path.chmod(0o600)
+    path.write_bytes(content)
+
+
+def test_reflinks_between_directories(pair, reflinks):
+    source, target = pair
+    layer = random.Random(3).randbytes(2 << 20)
+    source.update_reference("v1", put_image(source, layer, b"small"))
+    found = copy_image(source, "v1", target)
+    assert found.methods == {"reflink": 4}
+    assert len(reflinks) == 4
+    for digest in target.list_blobs():
+        target.read_blob(digest)
+        assert target.stat_blob(digest) == source.stat_blob(digest)
+    assert copy_image(source, "v1", target, "v2").methods == {"exists": 4}
+    assert len(reflinks) == 4
+    assert sorted(os.listdir(target.path)) == [".fastcas.lock", "blobs", "index.json", "oci-layout"]
+
+
+def test_what_a_reflink_verifies(pair, reflinks):
+    source, target = pair
+    large = put(source, random.Random(4).randbytes((1 << 20) + 1))
+    small = put(source, b"small")
+    wrong = put(source, b"x" * 100)
+    for descriptor in (large, small):
+        damage(source, descriptor.digest)
+    damage(source, wrong.digest, more=b"y")
+    with source.get_blob(small.digest) as blob, pytest.raises(DigestMismatchError):
+        target.put_copy(blob)
+    with source.get_blob(large.digest) as blob, pytest.raises(DigestMismatchError):
+        target.put_copy(blob, verify=True)
+    with source.get_blob(wrong.digest) as blob, pytest.raises(DigestMismatchError):
+        target.put_copy(blob)
+    assert blobs_of(target) == set()
+    # Stated: of a large one only the size is looked at.
+    with source.get_blob(large.digest) as blob:
+        assert target.put_copy(blob).method == "reflink"
+
+
+def test_a_reflink_of_another_size(pair, monkeypatch):
+    source, target = pair
+    large = put(source, bytes(2 << 20))
+
+    def clone(_, fd):
+        os.pwrite(fd, b"short", 0)
+        return True
+
+    monkeypatch.setattr("fastcas.dir.ingest._reflink", clone)
+    with source.get_blob(large.digest) as blob, pytest.raises(SizeMismatchError):
+        target.put_copy(blob)
+    assert blobs_of(target) == set()
+
+
+def test_what_exists_is_judged_as_by_a_put(pair):
+    source, target = pair
+    large = put(source, random.Random(5).randbytes(2 << 20))
+    small = put(source, b"small")
+    for descriptor in (large, small):
+        with source.get_blob(descriptor.digest) as blob:
+            assert target.put_copy(blob).method == "copy"
+            path = Path(target.path) / "blobs" / "sha256" / descriptor.digest.encoded
+            os.utime(path, (1, 1))
+        with source.get_blob(descriptor.digest) as blob:
+            assert target.put_copy(blob) == ("exists", descriptor.size)
+            assert path.stat().st_mtime > 1, "marked as used: a collector spares it"
+    damage(target, small.digest)
+    with source.get_blob(small.digest) as blob:
+        assert target.put_copy(blob).method == "copy"
+    damage(target, large.digest)
+    with source.get_blob(large.digest) as blob:
+        assert target.put_copy(blob).method == "exists"
+    with source.get_blob(large.digest) as blob:
+        assert target.put_copy(blob, verify=True).method == "copy"
+    for digest in target.list_blobs():
+        target.read_blob(digest)
+
+
+def test_readers_of_other_engines_are_read(tmp_path, reflinks):
+    with create("oracle", tmp_path / "source") as source, create("dir", tmp_path / "target") as target:
+        source.update_reference("v1", put_image(source, b"layer"))
+        assert copy_image(source, "v1", target).methods == {"copy": 3}
+    assert reflinks == []
