@@ -794,6 +794,45 @@ def test_reading_into_memory_of_other_items():
     assert bytes(buffer) == content
 
 
+def test_after_an_interrupt_nothing_is_left_out():
+    class Interrupting(io.BytesIO):
+        count = 0
+
+        def read(self, size=-1):
+            self.count += 1
+            if self.count == 3:
+                raise KeyboardInterrupt
+            return super().read(size)
+
+    with decompress(Interrupting(packed("gzip", CONTENT))) as reader:
+        with pytest.raises(KeyboardInterrupt):
+            reader.read()
+        with pytest.raises(InvalidError, match="anew"):
+            reader.read()
+
+
+def test_a_stored_stream_that_would_block():
+    class Empty(io.BytesIO):
+        def read(self, size=-1):
+            return None
+
+    with pytest.raises(BlockingIOError):
+        decompress(Empty())
+
+
+def test_an_error_of_the_stored_stream_is_not_damage(monkeypatch):
+    monkeypatch.setattr(codec, "_known", {"bzip2": Bzip2()})
+
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            raise OSError(5, "no disk")
+
+    with decompress(Failing(), compression="bzip2") as reader:
+        with pytest.raises(OSError, match="no disk") as caught:
+            reader.read()
+    assert not isinstance(caught.value, CorruptError)
+
+
 def test_a_closed_reader(cas):
     result = cas.put_blob(CONTENT, compress="gzip")
     reader = cas.get_plain_blob(result.digest)

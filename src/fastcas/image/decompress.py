@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +52,10 @@ class PlainReader(io.RawIOBase):
     def __init__(
         self, reader: Any, compression: str | None, diff_id: str | None, limit: int, ratio: float
     ) -> None:
+        self._reader = reader
         self.diff_id = None if diff_id is None else Digest(diff_id)
         self.plain_size = 0
         self.verified = False
-        self._reader = reader
         self._digest: str | None = getattr(reader, "digest", None)
         self._hash = None if self.diff_id is None else _digester(self.diff_id)
         self._limit = limit
@@ -98,6 +99,15 @@ class PlainReader(io.RawIOBase):
                 done += count
         return done
 
+    def readall(self) -> bytes:
+        """The rest, as one bytes object."""
+        self._check_open()
+        pieces = []
+        while self._ready or self._advance():
+            pieces.append(self._ready)
+            self._ready = memoryview(b"")
+        return b"".join(pieces)
+
     def close(self) -> None:
         """Closes the stored stream too."""
         if not self.closed:
@@ -121,11 +131,12 @@ class PlainReader(io.RawIOBase):
             following = self._decode() if self._ahead else b""
             if not following:
                 self._check_end()
-        except self._errors as error:
-            self._failure = self._corrupt(f"the {self.compression} stream is damaged: {error}")
-            raise self._failure from error
         except InvalidError as error:
             self._failure = error
+            raise
+        except BaseException:
+            # What was decompressed for this call may be lost, and nothing may be left out.
+            self._failure = self._invalid("a read was interrupted or failed; open it anew")
             raise
         self._ready, self._ahead = memoryview(self._ahead), following
         return bool(self._ready)
@@ -146,7 +157,10 @@ class PlainReader(io.RawIOBase):
                     raise self._corrupt(f"the {self.compression} stream ends early")
             else:
                 data = b""
-            plain = decoder.decompress(data, _CHUNK)
+            try:
+                plain = decoder.decompress(data, _CHUNK)
+            except self._errors as error:
+                raise self._corrupt(f"the {self.compression} stream is damaged: {error}") from error
             if decoder.eof:
                 self._input = decoder.unused_data
                 self._decoder = None
@@ -159,7 +173,9 @@ class PlainReader(io.RawIOBase):
         return data or self._take()
 
     def _take(self) -> bytes:
-        data: bytes = self._reader.read(_READ_SIZE)
+        data: bytes | None = self._reader.read(_READ_SIZE)
+        if data is None:
+            raise BlockingIOError(errno.EAGAIN, "the stored stream has nothing to give now")
         self._taken += len(data)
         return data
 
