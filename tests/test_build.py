@@ -239,7 +239,6 @@ def test_an_image_of_no_layers(cas):
         {"platform": "linux"},
         {"platform": "linux/amd64/v1/x"},
         {"platform": "/amd64"},
-        {"platform": 5},
         {"config": {"Entripoint": ["/bin/sh"]}},
         {"config": {"Cmd": "/bin/sh"}},
         {"config": {"Env": ["PATH"]}},

@@ -38,7 +38,12 @@ if TYPE_CHECKING:
     import os
     from typing import Any
 
-    from fastcas.image.config import Config
+    from fastcas.image.archive import export_archive, import_archive
+    from fastcas.image.artifact import build_artifact
+    from fastcas.image.build import append_layers, build_image, build_index
+    from fastcas.image.config import Config, History
+    from fastcas.image.copy import copy_image
+    from fastcas.image.layer import Layer, put_layer
     from fastcas.image.parse import register_parser
     from fastcas.model import Descriptor, Index, Manifest, Platform
 
@@ -58,8 +63,10 @@ __all__ = [
     "DurabilityError",
     "Engine",
     "FastCASError",
+    "History",
     "Index",
     "InvalidError",
+    "Layer",
     "Manifest",
     "NotExistError",
     "ParsedBlob",
@@ -69,9 +76,17 @@ __all__ = [
     "UnknownAlgorithmError",
     "UnknownTypeError",
     "UnsupportedError",
+    "append_layers",
     "backend",
+    "build_artifact",
+    "build_image",
+    "build_index",
+    "copy_image",
     "create",
+    "export_archive",
+    "import_archive",
     "open",
+    "put_layer",
     "register_parser",
 ]
 
@@ -81,7 +96,12 @@ backend: str = _core.BACKEND
 # The models need msgspec, whose import costs more than that of all the rest.
 _LAZY = {
     **dict.fromkeys(("Descriptor", "Index", "Manifest", "Platform"), "fastcas.model"),
-    "Config": "fastcas.image.config",
+    **dict.fromkeys(("Config", "History"), "fastcas.image.config"),
+    **dict.fromkeys(("Layer", "put_layer"), "fastcas.image.layer"),
+    **dict.fromkeys(("append_layers", "build_image", "build_index"), "fastcas.image.build"),
+    **dict.fromkeys(("export_archive", "import_archive"), "fastcas.image.archive"),
+    "build_artifact": "fastcas.image.artifact",
+    "copy_image": "fastcas.image.copy",
     "register_parser": "fastcas.image.parse",
 }
 

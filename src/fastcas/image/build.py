@@ -23,6 +23,7 @@ from fastcas.errors import InvalidError, NotExistError
 from fastcas.image.closure import name_of, rename, select_entry, shift
 from fastcas.image.config import Config, History, RootFS
 from fastcas.image.layer import Layer, put_layer
+from fastcas.image.platform import parse_platform
 from fastcas.image.publish import format_time, publish, put_document, to_seconds
 from fastcas.image.reference import check_reference_name
 from fastcas.model import Descriptor, Index, Manifest, Platform
@@ -241,12 +242,7 @@ def _choose_platform(platform: Platform | str | None) -> Platform:
     if platform is None:
         machine = os.uname().machine
         return Platform(_ARCHITECTURES.get(machine, machine), "linux")
-    if isinstance(platform, Platform):
-        return platform
-    parts = platform.split("/") if isinstance(platform, str) else []
-    if len(parts) not in (2, 3) or not all(parts):
-        raise InvalidError(f"platform: {shorten(platform)} isn't os/architecture[/variant]")
-    return Platform(parts[1], parts[0], variant=parts[2] if len(parts) == 3 else None)
+    return parse_platform(platform)
 
 
 # What uname(2) and Go call the same machine.

@@ -51,8 +51,9 @@ def copy_image(
 
     Blobs arrive by the target's ``put_copy``, to which ``verify`` goes, children before parents, and
     are as verified and as durable as that says; the index is changed last, once. After an error it
-    is as it was, and what was copied stays as blobs that nothing names. What an index or a subject names and the
-    source doesn't have is left out, as it is in the source; likewise layers with ``urls``.
+    is as it was, and what was copied stays as blobs that nothing names. What an index or a subject
+    names and the source doesn't have is left out, as it is in the source; likewise layers with
+    ``urls``.
 
     Raises NotExistError for a name that isn't there, and for a config or layer that isn't;
     InvalidError where the name stands for different descriptors, and for a new name outside the
