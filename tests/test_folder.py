@@ -135,9 +135,20 @@ def test_a_link_in_place_of_what_was_seen_is_not_followed(place, tmp_path):
         with pytest.raises(InvalidError):
             entry.open_file()
         with pytest.raises(InvalidError):
-            list(scan)
+            for entry in scan:
+                assert "inner" not in entry.name
         (place / name).unlink()
         (tmp_path / "moved").rename(place / name)
+
+
+def test_another_file_in_place_of_what_was_seen_is_not_read(place):
+    (place / "a").write_bytes(b"a")
+    (place / "b").write_bytes(b"b")
+    scan = scan_folder(place)
+    entry = next(scan)
+    (place / "b").replace(place / "a")
+    with pytest.raises(InvalidError):
+        entry.open_file()
 
 
 def _append(path):

@@ -179,6 +179,12 @@ def test_refused(rule):
         read(REFUSED[rule])
 
 
+@pytest.mark.parametrize("rule", ["size of 2**90", "negative size", "pax size of 2**63"])
+def test_sizes_are_refused_before_there_is_a_member(rule):
+    with pytest.raises(InvalidError):
+        next(tar.read_members(io.BytesIO(REFUSED[rule]).read))
+
+
 def test_the_rules_are_each_tested_by_what_would_be_read_otherwise():
     # The same helpers, without anything wrong.
     assert read(GOOD + tar.END) == [("a", True, b"abc")]
