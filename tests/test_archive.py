@@ -122,7 +122,12 @@ def test_an_archive_is_a_layout_when_others_unpack_it(source, tmp_path):
     export_archive(source, path)
     with tarfile.open(path) as tar:
         members = tar.getmembers()
-        tar.extractall(tmp_path / "unpacked", filter="data")
+    for name, content in members_of(path.read_bytes()).items():
+        place = tmp_path / "unpacked" / name
+        if content is None:
+            place.mkdir(parents=True)
+        else:
+            place.write_bytes(content)
     names = [member.name for member in members]
     assert names == sorted(names)
     assert {(m.uid, m.gid, m.uname, m.mtime) for m in members} == {(0, 0, "", 0)}
@@ -221,6 +226,33 @@ def test_a_writer_that_takes_little(source, target):
 
     export_archive(source, Slow())
     assert bytes(taken) == export(source)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "error"),
+    [
+        (io.RawIOBase, None, BlockingIOError),
+        (object, 0, InvalidError),
+        (object, -1, InvalidError),
+        (object, 1 << 40, InvalidError),
+    ],
+)
+def test_writers_that_misbehave(source, kind, answer, error):
+    source.update_reference("v1", put_image(source, b"layer"))
+    target = type("Target", (kind,), {"write": lambda self, data: answer})()
+    with pytest.raises(error):
+        export_archive(source, target)
+
+
+def test_a_writer_that_does_not_say_how_much_it_took(source):
+    source.update_reference("v1", put_image(source, b"layer"))
+    taken = []
+    target = type("Target", (), {"write": lambda self, data: taken.append(bytes(data))})()
+    export_archive(source, target)
+    assert b"".join(taken) == export(source)
+    for wrong in (None, io.StringIO()):
+        with pytest.raises(TypeError):
+            export_archive(source, wrong)
 
 
 def test_a_path_appears_when_it_is_complete(source, tmp_path):

@@ -9,9 +9,11 @@ import json
 import os
 import tarfile
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
+import fastcas
 from fastcas import model
 from fastcas.errors import InvalidError, NotExistError, SizeMismatchError
 from fastcas.image import build
@@ -452,6 +454,23 @@ def test_a_name_that_moves_meanwhile(dir_cas, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "_swap_entry", lambda *_: False)
     with pytest.raises(InvalidError):
         append_layers(cas, "v1", [path])
+
+
+def _append_often(path, tar, times):
+    with fastcas.open(path, durability="none") as cas:
+        for _ in range(times):
+            append_layers(cas, "v1", [Path(tar)])
+
+
+def test_several_processes_append_to_one_name(dir_cas, tmp_path, spawn):
+    build_image(dir_cas, [], reference="v1")
+    path = layer_file(tmp_path, make_tar(a=b"a"))
+    children = [spawn(_append_often, dir_cas.path, str(path), 5) for _ in range(3)]
+    for child in children:
+        child.result()
+    (entry,) = dir_cas.get_index().manifests
+    manifest, config = parts(dir_cas, entry)
+    assert len(manifest["layers"]) == len(config["rootfs"]["diff_ids"]) == 15
 
 
 # build_index

@@ -8,6 +8,7 @@ Source: OCI image-spec 1.1, image-layout.md; containers-transports(5), "oci-arch
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -88,9 +89,11 @@ def export_archive(
     pieces = _pack(engine, index.to_json(), items, progress)
     if isinstance(target, (str, os.PathLike)):
         _write_file(os.fsdecode(target), pieces)
+    elif not hasattr(target, "write") or isinstance(target, io.TextIOBase):
+        raise TypeError(f"expected a path or a binary file, not {type(target).__name__}")
     else:
         for piece in pieces:
-            _write_all(target.write, piece)
+            _write_all(target, piece)
     return ArchiveResult(roots, len(items), closure.size, sorted(closure.missing))
 
 
@@ -162,12 +165,18 @@ def _write_file(path: str, pieces: Iterator[bytes]) -> None:
             pass
 
 
-def _write_all(write: Callable[[Any], int | None], piece: bytes) -> None:
+def _write_all(target: Any, piece: bytes) -> None:
     left = memoryview(piece)
     while left:
-        count = write(left)
-        # Only a raw stream says how much it took; others take all, or raise.
-        left = left[len(left) if count is None else count :]
+        count = target.write(left)
+        if count is None:
+            if isinstance(target, io.RawIOBase):
+                message = "the target is non-blocking and takes nothing now"
+                raise BlockingIOError(errno.EAGAIN, message)
+            return  # objects that don't say how much they took take all, or raise
+        if not 0 < count <= len(left):
+            raise InvalidError(f"write() returned {count} for {len(left)} bytes")
+        left = left[count:]
 
 
 def import_archive(
