@@ -1218,6 +1218,8 @@ def check_closed(store):
         "read_blob": lambda: cas.read_blob(digest),
         "stat_blob": lambda: cas.stat_blob(digest),
         "copy_blob": lambda: cas.copy_blob(digest, store.path / "copy"),
+        "put_blob, compressed": lambda: cas.put_blob(b"x", compress="gzip"),
+        "get_plain_blob": lambda: cas.get_plain_blob(digest),
         "delete_blob": lambda: cas.delete_blob(digest),
         "list_blobs": lambda: list(cas.list_blobs()),
         "get_index": cas.get_index,
@@ -1243,6 +1245,29 @@ def check_closed(store):
         assert isinstance(caught.value, ValueError), name
     with store.open() as again:
         assert list(again) == [digest]
+
+
+def check_compressed_put_and_plain_read(store):
+    content = noise(70_000) + bytes(2_000_000)
+    with store.create() as cas:
+        for name in ("none", "gzip", "zstd"):
+            result = cas.put_blob(iter([content]), compress=name)
+            assert (result.diff_id, result.plain_size) == (digest_of(content), len(content))
+            assert tuple(result) == tuple(cas.stat_blob(result.digest))
+            assert cas.put_blob(content, compress=name, expected_digest=result.digest) == result
+            with cas.get_plain_blob(result.digest, diff_id=result.diff_id) as reader:
+                assert (reader.compression, reader.read()) == (name, content)
+            with cas.get_plain_blob(result.digest, limit=len(content) - 1) as reader:
+                with pytest.raises(InvalidError):
+                    reader.read()
+        before = set(cas)
+        with pytest.raises(DigestMismatchError):
+            cas.put_blob(content, compress="gzip", expected_digest=digest_of(b"other"))
+        with pytest.raises(UnknownTypeError):
+            cas.put_blob(content, compress="unheard-of")
+        with pytest.raises(InvalidError):
+            cas.put_blob(content, compress="gzip", level=99)
+        assert set(cas) == before
 
 
 def check_one_base_for_errors(store):
