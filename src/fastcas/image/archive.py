@@ -37,8 +37,8 @@ _INDEX = "index.json"
 _BLOBS = "blobs"
 _LAYOUT_BYTES = b'{"imageLayoutVersion":"1.0.0"}\n'
 _LAYOUT_LIMIT = 64 << 10
-_CHUNK = 1 << 20
-_BUFFER = 256 << 10
+_CHUNK = 256 << 10
+_BUFFER = 64 << 10
 _MAGIC = 4  # bytes that tell a compression
 _MOST_LEFT_OUT = 100
 
