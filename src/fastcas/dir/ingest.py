@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 
 from fastcas import _core
@@ -117,8 +118,12 @@ class Ingest:
             raise self._root.named(error, f"{BLOBS}/{digest.replace(':', '/')}") from error.__cause__
         finally:
             temp.discard()
+        content: Any = blob
+        if source is not None:  # hashed once, by us
+            content = io.FileIO(source, closefd=False)
+            content.seek(0)
         self.put(
-            blob,
+            content,
             algorithm=digest.algorithm,
             expected_digest=digest,
             expected_size=size,
