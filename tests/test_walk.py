@@ -443,6 +443,13 @@ def test_referrers_by_the_fallback_tag(cas):
     ]
 
 
+def test_referrers_are_in_the_order_of_the_graph(cas):
+    image = put_manifest(cas, "image")
+    one, two, three = (put_artifact(cas, image, name) for name in ("one", "two", "three"))
+    cas.update_reference("v1", put_index(cas, two, put_index(cas, three), one))
+    assert [d.digest for d in cas.referrers(image.digest)] == [two.digest, three.digest, one.digest]
+
+
 def test_referrers_that_state_no_type(cas):
     image = put_manifest(cas, "image")
     index = put_index(cas, inner={"subject": image})
