@@ -13,6 +13,7 @@ import errno
 import gzip
 import hashlib
 import io
+import json
 import lzma
 import mmap
 import os
@@ -35,13 +36,16 @@ from fastcas import (
     DigestMismatchError,
     Index,
     InvalidError,
+    Manifest,
     NotExistError,
+    Platform,
     SizeMismatchError,
     UnknownTypeError,
     UnsupportedError,
 )
 
 REF_NAME = "org.opencontainers.image.ref.name"
+INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 METHODS = {"reflink", "hardlink", "copy_file_range", "sendfile", "copy"}
@@ -562,6 +566,9 @@ def check_put_json(store):
             assert cas.put_json(value) == (digest_of(wanted), len(wanted))
             assert cas.read_blob(digest_of(wanted)) == wanted
         assert cas.put_json({}, style="go") == (digest_of(b"{}\n"), 3)
+        canonical = b'{"a":[1,"<"],"b":1.5}'
+        put = cas.put_json({"b": 1.5, "a": (1.0, "<")}, style="canonical")
+        assert put == (digest_of(canonical), len(canonical))
         with pytest.raises((ValueError, NotImplementedError)):
             cas.put_json({}, style="nosuch")
 
@@ -872,6 +879,28 @@ def check_copy_blob(store):
             cas.copy_blob(digest, store.path / "corrupt", verify=True)
 
 
+def check_put_copy(store):
+    with store.create() as cas:
+        for size, algorithm in ((0, "sha256"), (70_000, "sha512"), ((1 << 20) + 1, "sha256")):
+            content = noise(size)
+            digest, _ = cas.put_blob(content, algorithm=algorithm)
+            with cas.get_blob(digest) as blob:
+                assert cas.put_copy(blob) in (("exists", size), ("copy", size))
+                cas.delete_blob(digest)  # the reader has it still
+                blob.seek(0)
+                assert cas.put_copy(blob).method in ("copy", "reflink")
+                assert not blob.closed
+            assert cas.read_blob(digest) == content
+        store.plant(digest_of(b"right"), b"wrong")
+        with cas.get_blob(digest_of(b"right")) as blob:
+            cas.delete_blob(digest_of(b"right"))
+            with pytest.raises(DigestMismatchError):
+                cas.put_copy(blob, verify=True)
+            with suppress(DigestMismatchError):
+                blob.close()
+        assert digest_of(b"right") not in cas
+
+
 # ---- index ----
 
 
@@ -984,6 +1013,138 @@ def check_reference_names_are_strict_on_update(store):
         assert cas.delete_reference("not a valid name") == []
 
 
+# ---- images ----
+
+
+def put_image(cas, name: str, **more) -> Descriptor:
+    """An image whose config and layer are called by its name; its descriptor."""
+    config = {"architecture": "amd64", "os": "linux", "author": name}
+    config["rootfs"] = {"type": "layers", "diff_ids": []}
+    parts = []
+    for content, kind in ((json.dumps(config).encode(), "config"), (name.encode(), "layer")):
+        digest, size = cas.put_blob(content)
+        media_type = f"application/vnd.oci.image.{kind}.v1" + ("+json" if kind == "config" else ".tar")
+        parts.append(Descriptor(media_type, digest, size))
+    digest, size = cas.put_json(Manifest(parts[0], parts[1:], **more))
+    return Descriptor(MANIFEST, digest, size)
+
+
+def put_index_of(cas, *manifests) -> Descriptor:
+    digest, size = cas.put_json(Index(manifests))
+    return Descriptor(INDEX, digest, size)
+
+
+def check_read_descriptor(store):
+    with store.create() as cas:
+        image = put_image(cas, "one")
+        index = put_index_of(cas, image)
+        parsed = cas.read_descriptor(index)
+        assert parsed.descriptor == index
+        assert list(parsed.data.manifests) == [image]
+        manifest = cas.read_descriptor(image)
+        assert manifest.raw == cas.read_blob(image.digest) == manifest.data.to_json()
+        assert cas.read_descriptor(manifest.data.config).data.author == "one"
+        assert cas.read_descriptor(manifest.data.layers[0]).raw == b"one"
+        store.plant(image.digest, manifest.raw[:-2])
+        with pytest.raises(CorruptError):
+            cas.read_descriptor(image)
+        with pytest.raises(InvalidError):
+            cas.read_descriptor(Descriptor(MANIFEST, index.digest, index.size))
+        with pytest.raises(NotExistError):
+            cas.read_descriptor(descriptor_of(b"absent"))
+
+
+def check_get_verified_blob(store):
+    content = noise(70_000)
+    with store.create() as cas:
+        cas.put_blob(content)
+        right = descriptor_of(content, "m/t")
+        with cas.get_verified_blob(right) as reader:
+            assert (reader.digest, reader.size) == (right.digest, right.size)
+            assert reader.read() == content
+            assert reader.verified
+        for size in (0, len(content) - 1, len(content) + 1):
+            with (
+                pytest.raises(SizeMismatchError),
+                cas.get_verified_blob(right.replace(size=size)) as reader,
+            ):
+                reader.read()
+        embedded = descriptor_of(b"embedded", "m/t", data=b"embedded")
+        with cas.get_verified_blob(embedded) as reader:
+            assert reader.read() == b"embedded"
+        with pytest.raises(DigestMismatchError):
+            cas.get_verified_blob(embedded.replace(data=b"Embedded"))
+        with pytest.raises(NotExistError):
+            cas.get_verified_blob(descriptor_of(b"embedded", "m/t"))
+        store.plant(right.digest, content[:-1] + b"!")
+        with pytest.raises(CorruptError), cas.get_verified_blob(right) as reader:
+            reader.read()
+
+
+def check_resolve_reference(store):
+    with store.create() as cas:
+        one, two = put_image(cas, "one"), put_image(cas, "two")
+        arm = two.replace(platform=Platform("arm64", "linux"))
+        index = put_index_of(cas, put_index_of(cas, one, arm))
+        assert cas.resolve_reference("v1") == []
+        cas.update_reference("v1", index)
+        paths = cas.resolve_reference("v1")
+        assert [path[-1] for path in paths] == [one, arm]
+        assert [path[0].digest for path in paths] == [index.digest] * 2
+        assert cas.resolve_reference("v1", platform="linux/arm64") == paths[1:]
+        assert cas.resolve_reference("v1", platform=Platform("amd64", "linux")) == paths[:1]
+        assert cas.resolve_reference("v1", platform="linux/s390x") == []
+        assert cas.resolve_reference(one.digest) == paths[:1]
+        assert cas.resolve_reference(f"v1@{two.digest}") == paths[1:]
+        assert cas.resolve_reference(index.digest[:19]) == paths
+        cas.delete_reference("v1")
+        assert cas.resolve_reference("v1") == cas.resolve_reference(one.digest) == []
+
+
+def check_walk(store):
+    with store.create() as cas:
+        one, two = put_image(cas, "one"), put_image(cas, "two")
+        index = put_index_of(cas, one, two, one)
+        paths = list(cas.walk(index))
+        assert [len(path) for path in paths] == [1, 2, 3, 3, 2, 3, 3]
+        assert [path[-1] for path in paths if len(path) == 2] == [one, two]
+        pruned = cas.walk(index, lambda path: path[-1] != one)
+        assert [len(path) for path in pruned] == [1, 2, 2, 3, 3]
+        cas.delete_blob(one.digest)
+        assert [len(path) for path in cas.walk(index)] == [1, 2, 2, 3, 3]
+        with pytest.raises(NotExistError):
+            list(cas.walk(one))
+        node = two
+        for _ in range(30):
+            node = put_index_of(cas, node, node)
+        assert len(list(cas.walk(node))) == 33
+
+
+def check_map_descriptors(store):
+    with store.create() as cas:
+        index = Index([descriptor_of(b"1"), descriptor_of(b"2")], annotations={"k": "v"})
+        sizes = iter((7, 8))
+        mapped = cas.map_descriptors(index, lambda entry: entry.replace(size=next(sizes)))
+        assert [entry.size for entry in mapped.manifests] == [7, 8]
+        assert mapped.annotations == {"k": "v"}
+        assert [entry.size for entry in index.manifests] == [1, 1]
+
+
+def check_referrers(store):
+    with store.create() as cas:
+        image = put_image(cas, "image")
+        artifact = put_image(cas, "sbom", subject=image, artifact_type="a/t", annotations={"k": "v"})
+        listed = put_image(cas, "listed")
+        cas.put_index(Index([image, artifact]))
+        cas.update_reference(image.digest.replace(":", "-"), put_index_of(cas, listed, artifact))
+        first, second = cas.referrers(image.digest)
+        assert (first.digest, first.artifact_type) == (artifact.digest, "a/t")
+        assert first.annotations == {"k": "v"}
+        assert second.digest == listed.digest
+        assert cas.referrers(image.digest, artifact_type="a/t") == [first]
+        assert cas.referrers(artifact.digest) == []
+
+
 # ---- life ----
 
 
@@ -1057,11 +1218,18 @@ def check_closed(store):
         "read_blob": lambda: cas.read_blob(digest),
         "stat_blob": lambda: cas.stat_blob(digest),
         "copy_blob": lambda: cas.copy_blob(digest, store.path / "copy"),
+        "put_blob, compressed": lambda: cas.put_blob(b"x", compress="gzip"),
+        "get_plain_blob": lambda: cas.get_plain_blob(digest),
         "delete_blob": lambda: cas.delete_blob(digest),
         "list_blobs": lambda: list(cas.list_blobs()),
         "get_index": cas.get_index,
         "put_index": lambda: cas.put_index(Index()),
         "update_index": lambda: cas.update_index(lambda index: index),
+        "get_verified_blob": lambda: cas.get_verified_blob(descriptor_of(b"x")),
+        "read_descriptor": lambda: cas.read_descriptor(descriptor_of(b"x")),
+        "walk": lambda: list(cas.walk(descriptor_of(b"x"))),
+        "referrers": lambda: cas.referrers(digest),
+        "resolve_reference": lambda: cas.resolve_reference("v1"),
         "list_references": lambda: list(cas.list_references()),
         "update_reference": lambda: cas.update_reference("v1", descriptor_of()),
         "delete_reference": lambda: cas.delete_reference("v1"),
@@ -1077,6 +1245,29 @@ def check_closed(store):
         assert isinstance(caught.value, ValueError), name
     with store.open() as again:
         assert list(again) == [digest]
+
+
+def check_compressed_put_and_plain_read(store):
+    content = noise(70_000) + bytes(2_000_000)
+    with store.create() as cas:
+        for name in ("none", "gzip", "zstd"):
+            result = cas.put_blob(iter([content]), compress=name)
+            assert (result.diff_id, result.plain_size) == (digest_of(content), len(content))
+            assert tuple(result) == tuple(cas.stat_blob(result.digest))
+            assert cas.put_blob(content, compress=name, expected_digest=result.digest) == result
+            with cas.get_plain_blob(result.digest, diff_id=result.diff_id) as reader:
+                assert (reader.compression, reader.read()) == (name, content)
+            with cas.get_plain_blob(result.digest, limit=len(content) - 1) as reader:
+                with pytest.raises(InvalidError):
+                    reader.read()
+        before = set(cas)
+        with pytest.raises(DigestMismatchError):
+            cas.put_blob(content, compress="gzip", expected_digest=digest_of(b"other"))
+        with pytest.raises(UnknownTypeError):
+            cas.put_blob(content, compress="unheard-of")
+        with pytest.raises(InvalidError):
+            cas.put_blob(content, compress="gzip", level=99)
+        assert set(cas) == before
 
 
 def check_one_base_for_errors(store):

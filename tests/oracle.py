@@ -22,16 +22,29 @@ from fastcas.errors import (
     SizeMismatchError,
     UnknownAlgorithmError,
 )
+from fastcas.image.compress import put_compressed
 from fastcas.model import Index
 from fastcas.results import BlobInfo, CopyResult, PutResult
+from fastcas.source import Source
 
 KNOWN = ("sha256", "sha512")
+
+
+class Pieces(list):
+    """A sink that keeps what it is given."""
+
+    def write(self, data) -> None:
+        self.append(bytes(data))
 
 
 def content_of(source) -> bytes:
     """Everything that a source has to give."""
     if isinstance(source, (str, int, io.TextIOBase)) or source is None:
         raise TypeError(f"can't store a {type(source).__name__}")
+    if isinstance(source, Source):
+        pieces = Pieces()
+        source.feed(pieces)
+        return b"".join(pieces)
     if isinstance(source, os.PathLike):
         return Path(source).read_bytes()
     try:
@@ -191,7 +204,13 @@ class OracleEngine(Engine):
         expected_size=None,
         verify_existing=False,
         progress=None,
+        compress=None,
+        level=None,
     ):
+        if compress is not None or level is not None:
+            options = {"algorithm": algorithm, "expected_digest": expected_digest}
+            options |= {"expected_size": expected_size, "progress": progress}
+            return put_compressed(self, source, compress, level, **options)
         self._open()
         if expected_digest is not None:
             expected_digest = Digest(expected_digest)

@@ -31,13 +31,20 @@ from fastcas.errors import (
     UnknownTypeError,
     UnsupportedError,
 )
-from fastcas.results import BlobInfo, CopyResult, PutResult
+from fastcas.results import BlobInfo, CompressedPutResult, CopyResult, ParsedBlob, PutResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from typing import Any
 
+    from fastcas.image.archive import export_archive, import_archive
+    from fastcas.image.artifact import build_artifact
+    from fastcas.image.build import append_layers, build_image, build_index
+    from fastcas.image.config import Config, History
+    from fastcas.image.copy import copy_image
+    from fastcas.image.layer import Layer, put_layer
+    from fastcas.image.parse import register_parser
     from fastcas.model import Descriptor, Index, Manifest, Platform
 
 __all__ = [
@@ -45,6 +52,8 @@ __all__ = [
     "BlobReader",
     "ClobberError",
     "ClosedError",
+    "CompressedPutResult",
+    "Config",
     "CopyResult",
     "CorruptError",
     "Descriptor",
@@ -54,38 +63,59 @@ __all__ = [
     "DurabilityError",
     "Engine",
     "FastCASError",
+    "History",
     "Index",
     "InvalidError",
+    "Layer",
     "Manifest",
     "NotExistError",
+    "ParsedBlob",
     "Platform",
     "PutResult",
     "SizeMismatchError",
     "UnknownAlgorithmError",
     "UnknownTypeError",
     "UnsupportedError",
+    "append_layers",
     "backend",
+    "build_artifact",
+    "build_image",
+    "build_index",
+    "copy_image",
     "create",
+    "export_archive",
+    "import_archive",
     "open",
+    "put_layer",
+    "register_parser",
 ]
 
 #: Which SHA-256 is in use: "libcrypto …", or "hashlib …" where no libcrypto was found.
 backend: str = _core.BACKEND
 
 # The models need msgspec, whose import costs more than that of all the rest.
-_MODELS = ("Descriptor", "Index", "Manifest", "Platform")
+_LAZY = {
+    **dict.fromkeys(("Descriptor", "Index", "Manifest", "Platform"), "fastcas.model"),
+    **dict.fromkeys(("Config", "History"), "fastcas.image.config"),
+    **dict.fromkeys(("Layer", "put_layer"), "fastcas.image.layer"),
+    **dict.fromkeys(("append_layers", "build_image", "build_index"), "fastcas.image.build"),
+    **dict.fromkeys(("export_archive", "import_archive"), "fastcas.image.archive"),
+    "build_artifact": "fastcas.image.artifact",
+    "copy_image": "fastcas.image.copy",
+    "register_parser": "fastcas.image.parse",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODELS:
-        from fastcas import model
+    if name in _LAZY:
+        from importlib import import_module
 
-        return getattr(model, name)
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'fastcas' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODELS})
+    return sorted({*globals(), *_LAZY})
 
 
 def create(path: str | os.PathLike[str], *, durability: str = "full") -> DirEngine:

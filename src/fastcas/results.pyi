@@ -1,12 +1,22 @@
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from typing_extensions import Self
 
 from fastcas.digest import Digest
+from fastcas.model import Descriptor
 
-__all__ = ["BlobInfo", "CopyResult", "PutResult"]
+__all__ = ["BlobInfo", "CompressedPutResult", "CopyResult", "ParsedBlob", "PutResult"]
 
 class PutResult(NamedTuple):
     digest: Digest
     size: int
+
+class CompressedPutResult(PutResult):
+    def __new__(cls, digest: Digest, size: int, diff_id: Digest, plain_size: int) -> Self: ...
+    @property
+    def diff_id(self) -> Digest: ...
+    @property
+    def plain_size(self) -> int: ...
 
 class BlobInfo(NamedTuple):
     digest: Digest
@@ -15,3 +25,8 @@ class BlobInfo(NamedTuple):
 class CopyResult(NamedTuple):
     method: str
     size: int
+
+class ParsedBlob(NamedTuple):
+    descriptor: Descriptor
+    data: Any
+    raw: bytes

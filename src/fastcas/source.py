@@ -51,8 +51,10 @@ def open_source(source: Any) -> Source:
     with ``readinto`` or ``read``, or an iterable of bytes-likes.
 
     Files are taken from where they stand to their end. Raises TypeError for anything else, and for
-    ``str``, which could be meant as content or as a path.
+    ``str``, which could be meant as content or as a path. A Source is returned as it is.
     """
+    if isinstance(source, Source):
+        return source
     if isinstance(source, str):
         raise TypeError(
             "a str could be content or a path: pass text.encode() to store it, or pathlib.Path(name) "

@@ -19,7 +19,7 @@ from fastcas.dir.reader import BlobReader, describe, read_whole
 from fastcas.dir.root import BLOBS, DIRECTORY, Root, create_layout, open_root
 from fastcas.engine import READ_LIMIT, Engine, too_large
 from fastcas.errors import ClosedError, InvalidError, NotExistError, UnknownAlgorithmError
-from fastcas.results import BlobInfo, PutResult
+from fastcas.results import BlobInfo, CopyResult, PutResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,23 @@ class DirEngine(Engine):
         expected_size: int | None = None,
         verify_existing: bool = False,
         progress: Progress | None = None,
+        compress: str | None = None,
+        level: int | None = None,
     ) -> PutResult:
+        if compress is not None or level is not None:
+            from fastcas.image.compress import put_compressed
+
+            return put_compressed(
+                self,
+                source,
+                compress,
+                level,
+                algorithm=algorithm,
+                expected_digest=expected_digest,
+                expected_size=expected_size,
+                verify_existing=verify_existing,
+                progress=progress,
+            )
         if expected_digest is not None:
             expected_digest = Digest(expected_digest)
             if algorithm == "sha256":
@@ -110,6 +126,14 @@ class DirEngine(Engine):
             verify_existing=verify_existing,
             progress=progress,
         )
+
+    def put_copy(
+        self, blob: BlobReader, *, verify: bool = False, progress: Progress | None = None
+    ) -> CopyResult:
+        # Of other readers it isn't known that their descriptor is the blob and nothing else.
+        source = blob.fileno() if type(blob) is BlobReader else None
+        method = self._ingest.put_copy(blob, source=source, verify=verify, progress=progress)
+        return CopyResult(method, blob.size)
 
     def get_blob(self, digest: str) -> BlobReader:
         digest = Digest(digest)

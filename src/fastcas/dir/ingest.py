@@ -7,6 +7,8 @@ under ``blobs/``; the file is synced before it gets the name, the directory befo
 from __future__ import annotations
 
 import errno
+import fcntl
+import io
 import os
 
 from fastcas import _core
@@ -31,8 +33,11 @@ if TYPE_CHECKING:
 
     from fastcas.dir.durability import Durability
     from fastcas.dir.lock import Lock
+    from fastcas.dir.reader import BlobReader
     from fastcas.dir.root import Root
     from fastcas.source import Source
+
+_FICLONE = 0x40049409  # linux/fs.h, of _IOW(0x94, 9, int)
 
 BLOB_MODE = 0o444
 DIRECTORY_MODE = 0o755
@@ -60,9 +65,7 @@ class Ingest:
         verify_existing: bool,
         progress: Callable[[int, int | None], object] | None,
     ) -> PutResult:
-        if algorithm not in COMPUTABLE:
-            message = f"digest algorithm {algorithm!r} can't be computed here"
-            raise UnknownAlgorithmError(message, algorithm=algorithm)
+        _check_algorithm(algorithm)
         if (
             type(source) is bytes
             and len(source) <= _core.SMALL
@@ -116,6 +119,58 @@ class Ingest:
             finally:
                 os.close(directory)
         return Digest.of(algorithm, encoded)
+
+    def put_copy(
+        self,
+        blob: BlobReader,
+        *,
+        source: int | None,
+        verify: bool,
+        progress: Callable[[int, int | None], object] | None,
+    ) -> str:
+        """Stores what a reader of another engine gives, under its digest; returns how: "exists",
+        "reflink" or "copy". ``source`` is the descriptor of a file that is exactly that blob."""
+        digest, size = blob.digest, blob.size
+        _check_algorithm(digest.algorithm)
+        temp = Temp(self._root, self._lock, BLOB_MODE)  # also where the blob exists: like a put
+        try:
+            if self._claim_existing(digest, size, verify):
+                return "exists"
+            if source is not None and _reflink(source, temp.fd):
+                found, encoded = os.fstat(temp.fd).st_size, digest.encoded
+                if found == size and (verify or size <= ALWAYS_VERIFIED):
+                    encoded = _core.digest_fd(temp.fd, digest.algorithm)[0]
+                _check(Digest.of(digest.algorithm, encoded), found, digest, size)
+                self._publish(temp, digest, size, verify)
+                return "reflink"
+        except OSError as error:
+            raise self._root.named(error, f"{BLOBS}/{digest.replace(':', '/')}") from error.__cause__
+        finally:
+            temp.discard()
+        content: Any = blob
+        if source is not None:  # hashed once, by us
+            content = io.FileIO(source, closefd=False)
+            content.seek(0)
+        self.put(
+            content,
+            algorithm=digest.algorithm,
+            expected_digest=digest,
+            expected_size=size,
+            verify_existing=verify,
+            progress=progress,
+        )
+        return "copy"
+
+    def _claim_existing(self, digest: Digest, size: int, verify: bool) -> bool:
+        """Whether the blob is there, by the rules of a put, and then as durable as after one."""
+        directory = self._open_directory(digest.algorithm)
+        try:
+            if not self._find_existing(directory, digest, size, verify):
+                return False
+            self._durability.published(directory, digest.algorithm)
+            return True
+        finally:
+            os.close(directory)
 
     def _store(
         self,
@@ -243,6 +298,21 @@ class Ingest:
             os.close(fd)
             raise
         return fd
+
+
+def _check_algorithm(algorithm: str) -> None:
+    if algorithm not in COMPUTABLE:
+        message = f"digest algorithm {algorithm!r} can't be computed here"
+        raise UnknownAlgorithmError(message, algorithm=algorithm)
+
+
+def _reflink(source: int, target: int) -> bool:
+    """Makes the file ``target`` share the blocks of ``source``; False where that can't be."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False  # whatever it was, a copy will meet it too, or not
+    return True
 
 
 def _check(
