@@ -31,7 +31,7 @@ from fastcas.errors import (
     UnknownTypeError,
     UnsupportedError,
 )
-from fastcas.results import BlobInfo, CopyResult, PutResult
+from fastcas.results import BlobInfo, CopyResult, GCReport, Problem, PutResult, ScrubReport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,12 +54,15 @@ __all__ = [
     "DurabilityError",
     "Engine",
     "FastCASError",
+    "GCReport",
     "Index",
     "InvalidError",
     "Manifest",
     "NotExistError",
     "Platform",
+    "Problem",
     "PutResult",
+    "ScrubReport",
     "SizeMismatchError",
     "UnknownAlgorithmError",
     "UnknownTypeError",
