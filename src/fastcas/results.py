@@ -8,6 +8,7 @@ __all__ = [
     "BlobInfo",
     "CopyResult",
     "GCReport",
+    "ParsedBlob",
     "Problem",
     "PutResult",
     "ScrubReport",
@@ -86,5 +87,9 @@ class Problem(namedtuple("Problem", ("digest", "path", "kind", "detail"))):
 class ScrubReport(namedtuple("ScrubReport", ("checked", "bytes", "problems"))):
     """What a scrub did: the number of blobs whose content was digested, their bytes, and the Problems
     found, a list."""
+
+
+class ParsedBlob(namedtuple("ParsedBlob", ("descriptor", "data", "raw"))):
+    """A blob as ``Engine.read_descriptor`` reads it: its descriptor, what it says, its exact bytes."""
 
     __slots__ = ()

@@ -1,11 +1,13 @@
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastcas.digest import Digest
+from fastcas.model import Descriptor
 
 __all__ = [
     "BlobInfo",
     "CopyResult",
     "GCReport",
+    "ParsedBlob",
     "Problem",
     "PutResult",
     "ScrubReport",
@@ -54,3 +56,8 @@ class ScrubReport(NamedTuple):
     checked: int
     bytes: int
     problems: list[Problem]
+
+class ParsedBlob(NamedTuple):
+    descriptor: Descriptor
+    data: Any
+    raw: bytes

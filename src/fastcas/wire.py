@@ -3,7 +3,7 @@
 The structs here are what msgspec decodes into.  A field that wasn't there is UNSET, one that was
 null is None.  Nobody but the models sees them: they drop unknown fields, and don't know their bytes.
 
-Source: OCI image-spec 1.1, descriptor.md, image-index.md, manifest.md.
+Source: OCI image-spec 1.1, descriptor.md, image-index.md, manifest.md, config.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ from fastcas import jsonstyle
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError
 
-__all__ = ["Descriptor", "Index", "Manifest", "Platform", "Schema", "check_size", "read"]
+__all__ = [
+    "Config",
+    "Descriptor",
+    "History",
+    "Index",
+    "Manifest",
+    "Platform",
+    "RootFS",
+    "Schema",
+    "check_size",
+    "read",
+]
 
 _SIZE_LIMIT = (1 << 63) - 1
 
@@ -52,8 +63,11 @@ class Schema(msgspec.Struct, gc=False, rename="camel"):
         """Raises InvalidError for what the types alone let through."""
 
     def count_keys(self) -> int:
-        """The number of keys that were decoded; the JSON has more if any is unknown or twice there."""
-        raise NotImplementedError
+        """The number of keys that were decoded; the JSON has more if any is unknown or twice there.
+
+        A number that can't be right, such as -1, has the JSON looked at key by key.
+        """
+        return -1
 
 
 class Platform(Schema):
@@ -129,8 +143,45 @@ class Manifest(Schema, kw_only=True):
         return _count_document_keys(self) + 2 + _count_descriptor_keys(descriptors)
 
 
+class RootFS(Schema):
+    type: str
+    diff_ids: tuple[str, ...] | None = msgspec.field(name="diff_ids")
+
+    def check(self, what: str, media_type: str | None) -> None:
+        for position, digest in enumerate(self.diff_ids or ()):
+            try:
+                Digest(digest)
+            except InvalidError as error:
+                raise InvalidError(f"{what}.diff_ids[{position}]: {error}") from None
+
+
+class History(Schema):
+    created: str | UnsetType | None = UNSET
+    created_by: str | UnsetType | None = msgspec.field(default=UNSET, name="created_by")
+    author: str | UnsetType | None = UNSET
+    comment: str | UnsetType | None = UNSET
+    empty_layer: bool | UnsetType | None = msgspec.field(default=UNSET, name="empty_layer")
+
+
+class Config(Schema, kw_only=True):
+    created: str | UnsetType | None = UNSET
+    author: str | UnsetType | None = UNSET
+    architecture: str
+    os: str
+    os_version: str | UnsetType | None = msgspec.field(default=UNSET, name="os.version")
+    os_features: tuple[str, ...] | UnsetType | None = msgspec.field(default=UNSET, name="os.features")
+    variant: str | UnsetType | None = UNSET
+    config: dict[str, Any] | UnsetType | None = UNSET
+    rootfs: RootFS
+    history: list[History] | UnsetType | None = UNSET
+
+    def check(self, what: str, media_type: str | None) -> None:
+        self.rootfs.check(f"{what}: rootfs", None)
+
+
 _DECODERS: dict[type[Schema], Any] = {
-    schema: msgspec.json.Decoder(schema) for schema in (Platform, Descriptor, Index, Manifest)
+    schema: msgspec.json.Decoder(schema)
+    for schema in (Platform, Descriptor, Index, Manifest, RootFS, History, Config)
 }
 
 
