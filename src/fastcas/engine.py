@@ -184,7 +184,7 @@ class Engine(ABC):
         grace: int,
         progress: Progress | None = None,
     ) -> Swept:
-        """Removes those of ``digests`` that are unused (``StoredBlob.is_unused``) when it is their turn,
+        """Removes those of ``digests`` that are unused (``StoredBlob.is_unused``) in their turn,
         as long as the index is byte for byte ``index``; returns Swept(removed, left).
 
         Between that look at the index and the blob and the removal, no put that finds the blob stored

@@ -88,6 +88,8 @@ class ScrubReport(namedtuple("ScrubReport", ("checked", "bytes", "problems"))):
     """What a scrub did: the number of blobs whose content was digested, their bytes, and the Problems
     found, a list."""
 
+    __slots__ = ()
+
 
 class ParsedBlob(namedtuple("ParsedBlob", ("descriptor", "data", "raw"))):
     """A blob as ``Engine.read_descriptor`` reads it: its descriptor, what it says, its exact bytes."""

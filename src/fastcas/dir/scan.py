@@ -27,18 +27,19 @@ _TICKS = 1000
 
 
 def read_file_clock() -> int:
-    """The time of the clock that stamps files, in nanoseconds, right after it advanced.
+    """The time of the clock that stamps files, in nanoseconds, once it is past the time of this call.
 
-    What was written before this call has an earlier time, then; without waiting for the next tick,
-    some milliseconds, it could have the same one as what is written after it.
+    That clock advances in ticks of some milliseconds, some of them late, and from Linux 6.13 on a file
+    may get the exact time instead. What was written before this call has an earlier time than what
+    is returned, whichever it got, and what is written after it has none earlier.
     """
-    before = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+    called = time.time_ns()
     for _ in range(_TICKS):
         now = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
-        if now != before:
+        if now > called:
             return now
         time.sleep(_TICK)
-    return time.time_ns()
+    return called  # the clock was set back meanwhile: what was written then counts as young
 
 
 def times_of(facts: os.stat_result) -> tuple[int, int]:
