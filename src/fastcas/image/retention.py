@@ -173,7 +173,9 @@ def plan_retention(
     """
     numbers = {"older_than": older_than, "keep_newest": keep_newest, "max_size": max_size}
     for what, number in numbers.items():
-        if number is not None and (isinstance(number, bool) or not number >= 0):
+        if number is None:
+            continue
+        if type(number) not in (int, float) or not number >= 0:
             raise InvalidError(f"{what} must be a number of 0 or more, not {number!r}")
     patterns = [keep_tags] if isinstance(keep_tags, str) else list(keep_tags)
     images = list_images(engine)
