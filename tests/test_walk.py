@@ -9,13 +9,17 @@ import pytest
 from fastcas import (
     CorruptError,
     Descriptor,
+    Index,
     InvalidError,
+    Manifest,
+    NotExistError,
     SizeMismatchError,
     UnknownAlgorithmError,
 )
 from fastcas.image import walk as module
 from fastcas.image.walk import Marked, mark
 from images import (
+    CONFIG,
     DOCKER_LIST,
     DOCKER_MANIFEST,
     INDEX,
@@ -222,3 +226,221 @@ def test_mark_has_a_cap(cas, monkeypatch):
     monkeypatch.setattr(module, "NODE_LIMIT", 15)
     with pytest.raises(InvalidError, match="more than 15 descriptors"):
         mark(cas, [root])
+
+
+# ---- walk ----
+
+
+def test_walk_is_pre_order(cas):
+    subject = put_manifest(cas, "subject")
+    one = put_manifest(cas, "one", inner={"subject": subject})
+    two = put_manifest(cas, "two")
+    root = put_index(cas, one, two, inner={"subject": two})
+    paths = list(cas.walk(root))
+    documents = {d.digest: cas.read_descriptor(d).data for d in (one, two, subject)}
+    expected = [(root,)]
+    for above in ((root, one), (root, one, subject), (root, two)):
+        document = documents[above[-1].digest]
+        expected += [above, (*above, document.config), *[(*above, x) for x in document.layers]]
+    assert paths == expected
+    for path in paths:
+        assert path[0] is root
+
+
+def test_walk_asks_before_it_goes_down(cas, reads):
+    one, two = put_manifest(cas, "one"), put_manifest(cas, "two")
+    root = put_index(cas, one, two)
+    asked = []
+
+    def visit(path):
+        asked.append(path)
+        return path[-1] != one
+
+    paths = list(cas.walk(root, visit))
+    assert paths == asked
+    assert [path[-1].digest for path in paths][:3] == [root.digest, one.digest, two.digest]
+    assert reads == [root.digest, two.digest]
+    reads.clear()
+    assert list(cas.walk(root, lambda path: False)) == [(root,)]
+    assert reads == []
+    # Only False prunes, not what is merely false: a visitor that returns nothing sees all.
+    assert list(cas.walk(root, lambda path: None)) == list(cas.walk(root))
+
+
+def test_walk_is_lazy(cas, reads):
+    walk = cas.walk(put_index(cas, put_manifest(cas)))
+    assert reads == []
+    next(walk)
+    assert reads == []
+    next(walk)
+    assert len(reads) == 1
+
+
+def test_case_42_doubled_levels_are_linear(cas, reads):
+    node = put_manifest(cas)
+    for _ in range(30):
+        node = put_index(cas, node, node)
+    paths = list(cas.walk(node))
+    assert [len(path) for path in paths] == [*range(1, 32), 32, 32]
+    assert len(reads) == 31
+
+
+def test_walk_10_000_levels(cas):
+    longest = 0
+    for path in cas.walk(put_nested(cas, put_manifest(cas), 10_000)):
+        longest = max(longest, len(path))
+    assert longest == 10_002
+
+
+def test_walk_has_caps(cas, monkeypatch):
+    root = put_nested(cas, put_manifest(cas), 4)
+    monkeypatch.setattr(module, "DEPTH_LIMIT", 6)
+    monkeypatch.setattr(module, "NODE_LIMIT", 7)
+    assert len(list(cas.walk(root))) == 7
+    monkeypatch.setattr(module, "NODE_LIMIT", 6)
+    with pytest.raises(InvalidError, match="more than 6 descriptors") as caught:
+        list(cas.walk(root))
+    assert caught.value.digest
+    monkeypatch.setattr(module, "DEPTH_LIMIT", 5)
+    with pytest.raises(InvalidError, match="nested more than 5") as caught:
+        list(cas.walk(root))
+    assert caught.value.digest
+
+
+def test_case_46_walk_of_what_was_first_met_as_an_unknown_type(cas):
+    manifest = put_manifest(cas)
+    unknown = Descriptor("application/x-unknown", manifest.digest, manifest.size)
+    paths = list(cas.walk(put_index(cas, unknown, manifest, unknown)))
+    assert [path[-1].media_type for path in paths[1:3]] == [unknown.media_type, MANIFEST]
+    assert [len(path) for path in paths] == [1, 2, 2, 3, 3]
+
+
+def test_walk_of_sparse_layouts(cas):
+    absent = Descriptor(MANIFEST, "sha256:" + "5" * 64, 7)
+    here = put_manifest(cas, inner={"subject": absent})
+    root = put_index(cas, Descriptor(INDEX, "sha256:" + "6" * 64, 7), absent, here)
+    assert [len(path) for path in cas.walk(root)] == [1, 2, 2, 2, 3, 3]
+    walk = cas.walk(absent)
+    assert next(walk) == (absent,)
+    with pytest.raises(NotExistError):
+        next(walk)
+    layer = Descriptor(LAYER, "sha256:" + "5" * 64, 7)
+    assert list(cas.walk(layer)) == [(layer,)]
+    with pytest.raises(TypeError):
+        cas.walk(root.digest)
+
+
+def test_walk_of_a_damaged_document(cas):
+    bad = put(cas, b'{"schemaVersion":2,"manifests":[],"layers":[]}', INDEX)
+    walk = cas.walk(put_index(cas, bad))
+    assert len([next(walk), next(walk)]) == 2
+    with pytest.raises(InvalidError) as caught:
+        next(walk)
+    assert caught.value.digest == bad.digest
+
+
+def test_walk_never_opens_configs(cas, reads):
+    manifest = put_manifest(cas)
+    list(cas.walk(manifest))
+    mark(cas, [manifest])
+    assert reads == [manifest.digest] * 2
+
+
+# ---- map_descriptors ----
+
+
+def test_map_descriptors_keeps_all_else(cas):
+    raw = (
+        b'{"schemaVersion":2, "x":{"y" : 1.0},'
+        b'"config":{"mediaType":"m/c","digest":"a:b","size":1,"z":[ ]},'
+        b'"layers":[{"mediaType":"m/l","digest":"a:c","size":2}],'
+        b'"subject":{"mediaType":"m/s","digest":"a:d","size":3}}'
+    )
+    manifest = Manifest.from_json(raw)
+    seen = []
+    same = cas.map_descriptors(manifest, lambda d: seen.append(str(d.digest)) or d)
+    assert seen == ["a:b", "a:c", "a:d"]
+    assert same.to_json() == raw
+    mapped = cas.map_descriptors(manifest, lambda d: d.replace(media_type="new"))
+    assert manifest.to_json() == raw
+    text = mapped.to_json()
+    assert text.count(b'"mediaType":"new"') == 3
+    assert b'"x":{"y" : 1.0}' in text
+    assert b'"z":[ ]' in text
+    index = Index([mapped.config], subject=mapped.subject)
+    gone = cas.map_descriptors(index, lambda d: d.replace(size=9))
+    assert [d.size for d in (*gone.manifests, gone.subject)] == [9, 9]
+    assert cas.map_descriptors(mapped.config, lambda d: d.replace(size=4)).size == 4
+    other = {"config": 1}
+    assert cas.map_descriptors(other, lambda d: None) is other
+    with pytest.raises(TypeError):
+        cas.map_descriptors(manifest, lambda d: None)
+
+
+# ---- referrers ----
+
+
+def put_artifact(cas, subject, name, kind="application/x-sbom", **more):
+    inner = {"subject": subject, "annotations": {"name": name}, **more}
+    if kind:
+        inner["artifactType"] = kind
+    return put_manifest(cas, name, inner=inner)
+
+
+def found(cas, digest, **options):
+    return [
+        (str(d.digest), d.artifact_type, dict(d.annotations or {}))
+        for d in cas.referrers(digest, **options)
+    ]
+
+
+def test_referrers_by_subject(cas):
+    image = put_manifest(cas, "image")
+    sbom = put_artifact(cas, image, "sbom")
+    plain = put_artifact(cas, image, "plain", kind=None)
+    index = put_index(cas, inner={"subject": image, "artifactType": "application/x-list"})
+    other = put_artifact(cas, sbom, "of the sbom")
+    cas.update_reference("v1", put_index(cas, image, plain))
+    cas.put_index(cas.get_index().replace(manifests=[*cas.get_index().manifests, sbom, index, other]))
+    assert found(cas, image.digest) == [
+        (plain.digest, CONFIG, {"name": "plain"}),
+        (sbom.digest, "application/x-sbom", {"name": "sbom"}),
+        (index.digest, "application/x-list", {}),
+    ]
+    assert found(cas, image.digest, artifact_type="application/x-list") == [
+        (index.digest, "application/x-list", {})
+    ]
+    assert found(cas, image.digest, artifact_type="none") == []
+    assert [d.digest for d in cas.referrers(sbom.digest)] == [other.digest]
+    assert cas.referrers("sha256:" + "7" * 64) == []
+    with pytest.raises(InvalidError):
+        cas.referrers("v1")
+
+
+def test_referrers_by_the_fallback_tag(cas):
+    image = put_manifest(cas, "image")
+    sbom = put_artifact(cas, image, "sbom")
+    silent = put_artifact(cas, put_manifest(cas, "another"), "old")
+    away = Descriptor(
+        MANIFEST, "sha256:" + "8" * 64, 5, artifact_type="application/x-away", annotations={"a": "b"}
+    )
+    silent_away = Descriptor(MANIFEST, "sha256:" + "9" * 64, 5)
+    index = put_index(cas, away, sbom, silent, silent_away, sbom)
+    cas.update_reference(image.digest.replace(":", "-"), index)
+    assert found(cas, image.digest) == [
+        (sbom.digest, "application/x-sbom", {"name": "sbom"}),
+        (away.digest, "application/x-away", {"a": "b"}),
+        (silent.digest, "application/x-sbom", {"name": "old"}),
+        (silent_away.digest, None, {}),
+    ]
+    assert found(cas, image.digest, artifact_type="application/x-away") == [
+        (away.digest, "application/x-away", {"a": "b"})
+    ]
+
+
+def test_referrers_fail_on_what_cannot_be_trusted(cas):
+    bad = put(cas, b'{"schemaVersion":2,"manifests":[],"layers":[]}', INDEX)
+    cas.update_reference("v1", bad)
+    with pytest.raises(InvalidError) as caught:
+        cas.referrers("sha256:" + "7" * 64)
+    assert caught.value.digest == bad.digest

@@ -31,13 +31,23 @@ from fastcas.errors import (
     UnknownTypeError,
     UnsupportedError,
 )
-from fastcas.results import BlobInfo, CopyResult, GCReport, Problem, PutResult, ScrubReport
+from fastcas.results import (
+    BlobInfo,
+    CopyResult,
+    GCReport,
+    ParsedBlob,
+    Problem,
+    PutResult,
+    ScrubReport,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from typing import Any
 
+    from fastcas.image.config import Config
+    from fastcas.image.parse import register_parser
     from fastcas.model import Descriptor, Index, Manifest, Platform
 
 __all__ = [
@@ -45,6 +55,7 @@ __all__ = [
     "BlobReader",
     "ClobberError",
     "ClosedError",
+    "Config",
     "CopyResult",
     "CorruptError",
     "Descriptor",
@@ -59,6 +70,7 @@ __all__ = [
     "InvalidError",
     "Manifest",
     "NotExistError",
+    "ParsedBlob",
     "Platform",
     "Problem",
     "PutResult",
@@ -70,25 +82,30 @@ __all__ = [
     "backend",
     "create",
     "open",
+    "register_parser",
 ]
 
 #: Which SHA-256 is in use: "libcrypto …", or "hashlib …" where no libcrypto was found.
 backend: str = _core.BACKEND
 
 # The models need msgspec, whose import costs more than that of all the rest.
-_MODELS = ("Descriptor", "Index", "Manifest", "Platform")
+_LAZY = {
+    **dict.fromkeys(("Descriptor", "Index", "Manifest", "Platform"), "fastcas.model"),
+    "Config": "fastcas.image.config",
+    "register_parser": "fastcas.image.parse",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODELS:
-        from fastcas import model
+    if name in _LAZY:
+        from importlib import import_module
 
-        return getattr(model, name)
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'fastcas' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODELS})
+    return sorted({*globals(), *_LAZY})
 
 
 def create(path: str | os.PathLike[str], *, durability: str = "full") -> DirEngine:

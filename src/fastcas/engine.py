@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from fastcas.dir.reader import BlobReader
-    from fastcas.model import Descriptor, Index
+    from fastcas.image.verified import EmbeddedReader
+    from fastcas.model import Descriptor, Index, Platform
     from fastcas.results import (
         BlobInfo,
         CopyResult,
         GCReport,
+        ParsedBlob,
         PutResult,
         ScrubReport,
         StoredBlob,
@@ -277,12 +279,79 @@ class Engine(ABC):
         ``style="go"``: the bytes of Go's encoding/json (compact, keys of mappings sorted, ``<>&``
         and U+2028/2029 escaped) and a newline, as umoci and containerd write them. A Descriptor,
         Manifest or Index keeps its order of fields.
-        """
-        from fastcas.jsonstyle import encode_go
 
-        if style != "go":
-            raise InvalidError(f"unknown JSON style {style!r}; there is 'go'")
-        return self.put_blob(encode_go(value))
+        ``style="canonical"``: the JSON Canonicalization Scheme of RFC 8785, without a newline; also
+        of documents, whose bytes it changes. InvalidError for a number that no double is equal to.
+        """
+        from fastcas.jsonstyle import encode_canonical, encode_go
+
+        styles = {"go": encode_go, "canonical": encode_canonical}
+        if style not in styles:
+            raise InvalidError(f"unknown JSON style {style!r}; there are 'go' and 'canonical'")
+        return self.put_blob(styles[style](value))
+
+    def get_verified_blob(self, descriptor: Descriptor) -> BlobReader | EmbeddedReader:
+        """A reader of what ``descriptor`` stands for, of its size and no more; the caller closes it.
+
+        Content that the descriptor embeds is verified now and read without the store; otherwise it
+        is a BlobReader. The empty media type admits only ``{}``. Raises SizeMismatchError, before
+        anything is handed out, where the stored size isn't that of the descriptor; InvalidError,
+        DigestMismatchError, and what ``get_blob`` raises.
+        """
+        from fastcas.image import verified
+
+        return verified.get_verified_blob(self, descriptor)
+
+    def read_descriptor(self, descriptor: Descriptor) -> ParsedBlob:
+        """What ``descriptor`` stands for, verified and parsed: ParsedBlob(descriptor, data, raw).
+
+        ``raw`` is the exact content. ``data`` is, by the descriptor's media type, an Index, Manifest,
+        Config or Descriptor, Docker's v2s2 ones too; ``{}`` for the empty type; what a parser gave
+        that was registered with ``fastcas.register_parser``; for any other type it is ``raw``.
+
+        Raises InvalidError, naming the digest, for content above 4 MiB, of another type, ambiguous
+        or damaged; NotExistError.
+        """
+        from fastcas.image import parse
+
+        return parse.read_descriptor(self, descriptor)
+
+    def walk(
+        self,
+        descriptor: Descriptor,
+        visit: Callable[[tuple[Descriptor, ...]], object] | None = None,
+    ) -> Iterator[tuple[Descriptor, ...]]:
+        """The paths of descriptors from ``descriptor`` down, itself first, pre-order, lazily.
+
+        Below an index are its manifests and subject, below a manifest its config, layers and
+        subject; other content isn't opened. Each (digest, media type) is visited once. Where
+        ``visit(path)`` returns False nothing below is visited. Documents that aren't stored, other
+        than ``descriptor`` itself (NotExistError), have nothing below.
+
+        Raises InvalidError for documents that can't be trusted, for paths of more than 16384 and
+        for more than 10 million descriptors.
+        """
+        from fastcas.image import walk
+
+        return walk.walk(self, descriptor, visit)
+
+    def map_descriptors(self, document: Any, function: Callable[[Descriptor], Descriptor]) -> Any:
+        """A new document with ``function(descriptor)`` in the place of each descriptor of an Index
+        or Manifest; all else stays, unknown fields too. Other documents are returned as they are."""
+        from fastcas.image import walk
+
+        return walk.map_descriptors(document, function)
+
+    def referrers(self, digest: str, *, artifact_type: str | None = None) -> list[Descriptor]:
+        """The manifests whose subject is ``digest``, as descriptors with their annotations and
+        artifact type (that of the config where a manifest states none); of one type if asked.
+
+        Found are those reachable from the index and those listed by the index that registries
+        leave under the name ``sha256-<hex>``; each once. Raises InvalidError like ``walk``.
+        """
+        from fastcas.image import walk
+
+        return walk.referrers(self, digest, artifact_type=artifact_type)
 
     def list_references(self) -> list[str]:
         """The reference names in the index, in its order, a name as often as it stands there."""
@@ -377,6 +446,28 @@ class Engine(ABC):
         from fastcas.image.scrub import scrub
 
         return scrub(self, quick=quick, quarantine=quarantine, threads=threads, progress=progress)
+
+    def resolve_reference(
+        self, name: str, *, platform: str | Platform | None = None
+    ) -> list[tuple[Descriptor, ...]]:
+        """What ``name`` refers to: paths of descriptors, from the index entry to the target.
+
+        Targets are image manifests and everything else that is no index; they aren't opened, and
+        each comes once. ``name`` is a reference name, ``name@digest``, a digest (also one below the
+        entries), or the first four or more of its digits where only one digest begins so. [] for
+        what isn't there.
+
+        With ``platform``, "os/arch[/variant]" or a Platform, returns the one best match, or []: the
+        same OS and architecture, and of the variants the one asked for, else the next lower one
+        (arm v8 to v5, arm64, amd64). Where no descriptor tells the platform, the config does; an
+        entry that has none, such as an artifact, is taken as it is.
+
+        Raises InvalidError for digits that begin several digests, a platform that isn't one, and
+        indexes that can't be trusted; NotExistError for an entry whose index isn't stored.
+        """
+        from fastcas.image import resolve
+
+        return resolve.resolve_reference(self, name, platform=platform)
 
     def __contains__(self, digest: object) -> bool:
         try:

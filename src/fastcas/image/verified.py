@@ -16,14 +16,13 @@ from msgspec import UNSET
 
 from fastcas import _core
 from fastcas.digest import Digest
-from fastcas.engine import READ_LIMIT, too_large
 from fastcas.errors import (
     DigestMismatchError,
     InvalidError,
     SizeMismatchError,
     UnknownAlgorithmError,
 )
-from fastcas.model import MEDIA_TYPE_EMPTY, Descriptor
+from fastcas.model import DOCUMENT_LIMIT, MEDIA_TYPE_EMPTY, Descriptor
 
 if TYPE_CHECKING:
     from fastcas import wire
@@ -103,7 +102,7 @@ def get_verified_blob(engine: Engine, descriptor: Descriptor) -> BlobReader | Em
 
 
 def read_content(
-    engine: Engine, link: Descriptor | wire.Descriptor, *, limit: int = READ_LIMIT
+    engine: Engine, link: Descriptor | wire.Descriptor, *, limit: int = DOCUMENT_LIMIT
 ) -> bytes:
     """The whole of what a descriptor stands for, verified, at most ``limit`` bytes.
 
@@ -114,7 +113,8 @@ def read_content(
     if size > limit:
         if data is None or data is UNSET:
             engine.stat_blob(link.digest)  # what isn't stored isn't too large
-        raise too_large(Digest(link.digest), int(size), limit)
+        message = f"{link.digest} has {size} bytes, more than the limit of {limit}"
+        raise InvalidError(message, digest=link.digest)
     if link.media_type == MEDIA_TYPE_EMPTY:
         _check_empty(link)
     if isinstance(data, bytes):
@@ -161,9 +161,7 @@ def _digest_of(link: Descriptor | wire.Descriptor, data: bytes) -> Digest:
     return Digest.of(algorithm, digester.hexdigest())
 
 
-def _size_mismatch(
-    link: Descriptor | wire.Descriptor, actual: int, what: str
-) -> SizeMismatchError:
+def _size_mismatch(link: Descriptor | wire.Descriptor, actual: int, what: str) -> SizeMismatchError:
     return SizeMismatchError(
         f"{link.digest}: {what} has {actual} bytes, its descriptor says {link.size}",
         digest=link.digest,

@@ -11,10 +11,13 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET
+
+from fastcas.digest import Digest
 from fastcas.errors import InvalidError, NotExistError, UnknownAlgorithmError
-from fastcas.image.parse import children, is_document, read_document, read_fields
+from fastcas.image.parse import children, is_document, is_index, is_manifest, read_document, read_fields
 from fastcas.image.verified import check_descriptor
-from fastcas.model import Descriptor, Index, Manifest
+from fastcas.model import ANNOTATION_REF_NAME, Descriptor, Index, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -74,9 +77,158 @@ def mark(engine: Engine, roots: Iterable[Descriptor], marked: Marked | None = No
     return marked
 
 
-def _open_all(
-    engine: Engine, roots: Iterable[Link], marked: Marked
-) -> Iterator[tuple[Link, Any]]:
+def walk(
+    engine: Engine,
+    descriptor: Descriptor,
+    visit: Callable[[tuple[Descriptor, ...]], object] | None = None,
+) -> Iterator[tuple[Descriptor, ...]]:
+    """The paths of descriptors from ``descriptor`` down, itself first, pre-order, as an iterator.
+
+    Each (digest, media type) is visited once, on the first path that leads to it. ``visit(path)`` is
+    called right before a path is handed out; where it returns False, nothing below is visited. A
+    document is opened when the next path is asked for. One that isn't stored has its path and
+    nothing below, as a layout may lack platforms and subjects; only if it is ``descriptor`` itself,
+    NotExistError is raised.
+
+    Raises InvalidError, CorruptError and so on, with its digest, for a document that can't be read;
+    InvalidError for paths of more than DEPTH_LIMIT and for more than NODE_LIMIT descriptors.
+    """
+    return _walk(engine, check_descriptor(descriptor), visit)
+
+
+def _walk(
+    engine: Engine,
+    root: Descriptor,
+    visit: Callable[[tuple[Descriptor, ...]], object] | None,
+) -> Iterator[tuple[Descriptor, ...]]:
+    seen = set()
+    # The way down to where the walk is, and at each level what comes next.
+    path: list[Descriptor] = []
+    levels = [iter((root,))]
+    while levels:
+        node = next(levels[-1], None)
+        if node is None:
+            levels.pop()
+            if path:
+                path.pop()
+            continue
+        digest, media_type = node.digest, node.media_type
+        if (digest, media_type) in seen:
+            continue
+        seen.add((digest, media_type))
+        if len(seen) > NODE_LIMIT:
+            raise _too_many(digest)
+        if len(path) == DEPTH_LIMIT:
+            message = f"{digest}: nested more than {DEPTH_LIMIT} descriptors deep"
+            raise InvalidError(message, digest=digest)
+        path.append(node)
+        whole = tuple(path)
+        wanted = visit is None or visit(whole) is not False
+        yield whole
+        below: list[Descriptor] = []
+        if wanted and is_document(media_type):
+            try:
+                below = children(read_document(engine, node))
+            except NotExistError:
+                if len(path) == 1:
+                    raise
+        levels.append(iter(below))
+
+
+def map_descriptors(document: Any, function: Callable[[Descriptor], Descriptor]) -> Any:
+    """A new document with ``function(descriptor)`` in the place of each descriptor.
+
+    Of an Index the manifests and the subject, of a Manifest the config, the layers and the subject;
+    a Descriptor is one itself; anything else is returned as it is. All else keeps its exact bytes,
+    unknown fields too. TypeError where ``function`` doesn't return a Descriptor.
+    """
+
+    def apply(descriptor: Descriptor) -> Descriptor:
+        return check_descriptor(function(descriptor))
+
+    if isinstance(document, Descriptor):
+        return apply(document)
+    changes: dict[str, Any] = {}
+    if isinstance(document, Index):
+        changes["manifests"] = tuple([apply(entry) for entry in document.manifests])
+    elif isinstance(document, Manifest):
+        changes["config"] = apply(document.config)
+        changes["layers"] = tuple([apply(layer) for layer in document.layers])
+    else:
+        return document
+    if document.subject is not None:
+        changes["subject"] = apply(document.subject)
+    changes = {name: new for name, new in changes.items() if getattr(document, name) != new}
+    return document.replace(**changes)
+
+
+def referrers(engine: Engine, digest: str, *, artifact_type: str | None = None) -> list[Descriptor]:
+    """The manifests and indexes that refer to ``digest``, of one artifact type or of any.
+
+    They are those that are reachable from the index, tagged or not, and have it as their subject;
+    then those that are listed by an index under the name that registries without a referrers API
+    use (``sha256-<hex>``). In this order, each digest once. The descriptors are such as a registry
+    gives: with the annotations of the manifest and its artifact type, which is its config's media
+    type where it states none. Documents that aren't stored are passed over.
+
+    Raises like ``mark``. Source: OCI distribution-spec 1.1, "Listing Referrers".
+    """
+    digest = Digest(digest)
+    entries = engine.get_index().manifests
+    found: dict[str, Descriptor] = {}
+    for link, document in _open_all(engine, entries, Marked()):
+        subject = document.subject if _has_subject(link) else None
+        if subject is not None and subject is not UNSET and subject.digest == digest:
+            found.setdefault(link.digest, _as_referrer(link, document))
+    for entry in entries:
+        if (entry.annotations or {}).get(ANNOTATION_REF_NAME) != _fallback_name(digest):
+            continue
+        for listed in _listed_by(engine, entry):
+            found.setdefault(listed.digest, listed)
+    return [
+        descriptor
+        for descriptor in found.values()
+        if artifact_type is None or descriptor.artifact_type == artifact_type
+    ]
+
+
+def _has_subject(link: Link) -> bool:
+    return is_index(link.media_type) or is_manifest(link.media_type)
+
+
+def _fallback_name(digest: Digest) -> str:
+    # A tag has at most 128 characters.
+    return f"{digest.algorithm[:32]}-{digest.encoded[:64]}"
+
+
+def _listed_by(engine: Engine, entry: Descriptor) -> Iterator[Descriptor]:
+    if not is_index(entry.media_type):
+        return
+    try:
+        index = read_document(engine, entry)
+    except NotExistError:
+        return
+    for listed in index.manifests:
+        if _has_subject(listed) and listed.artifact_type is None:
+            try:
+                yield _as_referrer(listed, read_fields(engine, listed))
+                continue
+            except NotExistError:
+                pass
+        yield listed
+
+
+def _as_referrer(link: Link, document: Any) -> Descriptor:
+    kind = document.artifact_type
+    if not kind or kind is UNSET:
+        config = getattr(document, "config", None)
+        kind = None if config is None else config.media_type
+    notes = None if document.annotations is UNSET else document.annotations
+    size = int(link.size)
+    return Descriptor(link.media_type, link.digest, size, annotations=notes, artifact_type=kind)
+
+
+def _open_all(engine: Engine, roots: Iterable[Link], marked: Marked) -> Iterator[tuple[Link, Any]]:
     """Every document that is reachable, once for each type that it is met under, pre-order: what
     leads to it, and what ``read_fields`` made of it."""
     digests, opened, missing = marked.digests, marked._opened, marked._missing
