@@ -424,6 +424,17 @@ def test_nothing_outside_is_touched(cas, layout, canary):
     canary.check()
 
 
+def test_digests_are_validated(cas, layout, tmp_path):
+    (layout / "oci-layout").touch()
+    then = {"index": cas.get_index(), "start": time.time_ns() + 10**12, "grace": 0}
+    for bad in ("sha256:../../oci-layout", "x", "sha256:" + "A" * 64, None):
+        with pytest.raises(InvalidError):
+            cas.sweep_blobs([bad], **then)
+        with pytest.raises(InvalidError):
+            cas.open_quarantine(str(tmp_path / "q"))(bad, {})
+    assert (layout / "oci-layout").exists()
+
+
 def test_a_hard_link_is_a_name_like_any_other(cas, layout, tmp_path):
     digest, _ = cas.put_blob(b"content")
     outside = tmp_path / "outside"
@@ -472,6 +483,33 @@ def test_no_descriptor_is_lost_on_an_error(cas, layout, monkeypatch):
     assert caught.value.errno == 5
     assert Path(caught.value.filename) in {blob_path(layout, digest) for digest in digests}
     assert len(cas) == 3
+
+
+@pytest.mark.parametrize("durability", ["full", "batch", "none"])
+def test_the_index_is_durable_before_a_blob_goes(layout, monkeypatch, durability):
+    """After power loss an older index would name what is gone."""
+    calls = []
+    real = os.fsync
+
+    def fsync(fd):
+        calls.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        real(fd)
+
+    class System:
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def unlink(self, name, **options):
+            calls.append("unlink")
+            os.unlink(name, **options)
+
+    with fastcas.create(layout, durability=durability) as cas:
+        cas.put_blob(b"garbage")
+        monkeypatch.setattr(sweep, "os", System())
+        monkeypatch.setattr(os, "fsync", fsync)
+        cas.gc(grace=0)
+    order = calls[: calls.index("unlink")]
+    assert order == ([] if durability == "none" else ["index.json", layout.name])
 
 
 # ---- beside writers: barriers at each edge ----
@@ -647,6 +685,18 @@ def test_the_barriers_find_a_missing_protection(spawn, layout, doomed, mutant, e
             go_on(child)
             child.result(WAIT)
         assert lost(cas, doomed[1]), "nothing was lost"
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_a_killed_gc_leaves_blobs_whole_or_gone(spawn, layout, doomed, edge):
+    child = stopped_gc(spawn, layout, edge)
+    child.kill()
+    assert own_names(layout) == set()
+    with fastcas.open(layout, durability="none") as cas:
+        assert cas.scrub().problems == []
+        assert lost(cas, doomed[0]) == set()
+        cas.gc()
+        assert set(cas) == doomed[0][1], "nobody holds the lock any more"
 
 
 def test_an_index_that_always_changes_ends(cas, layout, monkeypatch):

@@ -239,7 +239,7 @@ class DirEngine(Engine):
         return sweep_blobs(
             self._root,
             self._lock,
-            digests,
+            [Digest(digest) for digest in digests],
             raw_index=index.to_json(),
             start=start,
             grace=grace,

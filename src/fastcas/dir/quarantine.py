@@ -6,6 +6,7 @@ import errno
 import os
 
 from fastcas import _core
+from fastcas.digest import Digest
 from fastcas.dir.root import BLOBS, DIRECTORY, write_all
 from fastcas.dir.temp import exists
 from fastcas.errors import CorruptError, InvalidError
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from fastcas.digest import Digest
     from fastcas.dir.lock import Lock
     from fastcas.dir.root import Root
 
@@ -63,6 +63,7 @@ class Quarantine:
 
     def move(self, digest: Digest, note: Mapping[str, Any]) -> str | None:
         """See ``Engine.open_quarantine``."""
+        digest = Digest(digest)
         try:
             fd, _ = self._root.open_regular(f"{BLOBS}/{digest.algorithm}/{digest.encoded}")
         except (FileNotFoundError, InvalidError):
