@@ -38,12 +38,14 @@ from fastcas import (
     InvalidError,
     Manifest,
     NotExistError,
+    Platform,
     SizeMismatchError,
     UnknownTypeError,
     UnsupportedError,
 )
 
 REF_NAME = "org.opencontainers.image.ref.name"
+INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -566,6 +568,9 @@ def check_put_json(store):
             assert cas.put_json(value) == (digest_of(wanted), len(wanted))
             assert cas.read_blob(digest_of(wanted)) == wanted
         assert cas.put_json({}, style="go") == (digest_of(b"{}\n"), 3)
+        canonical = b'{"a":[1,"<"],"b":1.5}'
+        put = cas.put_json({"b": 1.5, "a": (1.0, "<")}, style="canonical")
+        assert put == (digest_of(canonical), len(canonical))
         with pytest.raises((ValueError, NotImplementedError)):
             cas.put_json({}, style="nosuch")
 
@@ -988,10 +993,142 @@ def check_reference_names_are_strict_on_update(store):
         assert cas.delete_reference("not a valid name") == []
 
 
+# ---- images ----
+
+
+def put_image(cas, name: str, **more) -> Descriptor:
+    """An image whose config and layer are called by its name; its descriptor."""
+    config = {"architecture": "amd64", "os": "linux", "author": name}
+    config["rootfs"] = {"type": "layers", "diff_ids": []}
+    parts = []
+    for content, kind in ((json.dumps(config).encode(), "config"), (name.encode(), "layer")):
+        digest, size = cas.put_blob(content)
+        media_type = f"application/vnd.oci.image.{kind}.v1" + ("+json" if kind == "config" else ".tar")
+        parts.append(Descriptor(media_type, digest, size))
+    digest, size = cas.put_json(Manifest(parts[0], parts[1:], **more))
+    return Descriptor(MANIFEST, digest, size)
+
+
+def put_index_of(cas, *manifests) -> Descriptor:
+    digest, size = cas.put_json(Index(manifests))
+    return Descriptor(INDEX, digest, size)
+
+
+def check_read_descriptor(store):
+    with store.create() as cas:
+        image = put_image(cas, "one")
+        index = put_index_of(cas, image)
+        parsed = cas.read_descriptor(index)
+        assert parsed.descriptor == index
+        assert list(parsed.data.manifests) == [image]
+        manifest = cas.read_descriptor(image)
+        assert manifest.raw == cas.read_blob(image.digest) == manifest.data.to_json()
+        assert cas.read_descriptor(manifest.data.config).data.author == "one"
+        assert cas.read_descriptor(manifest.data.layers[0]).raw == b"one"
+        store.plant(image.digest, manifest.raw[:-2])
+        with pytest.raises(CorruptError):
+            cas.read_descriptor(image)
+        with pytest.raises(InvalidError):
+            cas.read_descriptor(Descriptor(MANIFEST, index.digest, index.size))
+        with pytest.raises(NotExistError):
+            cas.read_descriptor(descriptor_of(b"absent"))
+
+
+def check_get_verified_blob(store):
+    content = noise(70_000)
+    with store.create() as cas:
+        cas.put_blob(content)
+        right = descriptor_of(content, "m/t")
+        with cas.get_verified_blob(right) as reader:
+            assert (reader.digest, reader.size) == (right.digest, right.size)
+            assert reader.read() == content
+            assert reader.verified
+        for size in (0, len(content) - 1, len(content) + 1):
+            with (
+                pytest.raises(SizeMismatchError),
+                cas.get_verified_blob(right.replace(size=size)) as reader,
+            ):
+                reader.read()
+        embedded = descriptor_of(b"embedded", "m/t", data=b"embedded")
+        with cas.get_verified_blob(embedded) as reader:
+            assert reader.read() == b"embedded"
+        with pytest.raises(DigestMismatchError):
+            cas.get_verified_blob(embedded.replace(data=b"Embedded"))
+        with pytest.raises(NotExistError):
+            cas.get_verified_blob(descriptor_of(b"embedded", "m/t"))
+        store.plant(right.digest, content[:-1] + b"!")
+        with pytest.raises(CorruptError), cas.get_verified_blob(right) as reader:
+            reader.read()
+
+
+def check_resolve_reference(store):
+    with store.create() as cas:
+        one, two = put_image(cas, "one"), put_image(cas, "two")
+        arm = two.replace(platform=Platform("arm64", "linux"))
+        index = put_index_of(cas, put_index_of(cas, one, arm))
+        assert cas.resolve_reference("v1") == []
+        cas.update_reference("v1", index)
+        paths = cas.resolve_reference("v1")
+        assert [path[-1] for path in paths] == [one, arm]
+        assert [path[0].digest for path in paths] == [index.digest] * 2
+        assert cas.resolve_reference("v1", platform="linux/arm64") == paths[1:]
+        assert cas.resolve_reference("v1", platform=Platform("amd64", "linux")) == paths[:1]
+        assert cas.resolve_reference("v1", platform="linux/s390x") == []
+        assert cas.resolve_reference(one.digest) == paths[:1]
+        assert cas.resolve_reference(f"v1@{two.digest}") == paths[1:]
+        assert cas.resolve_reference(index.digest[:19]) == paths
+        cas.delete_reference("v1")
+        assert cas.resolve_reference("v1") == cas.resolve_reference(one.digest) == []
+
+
+def check_walk(store):
+    with store.create() as cas:
+        one, two = put_image(cas, "one"), put_image(cas, "two")
+        index = put_index_of(cas, one, two, one)
+        paths = list(cas.walk(index))
+        assert [len(path) for path in paths] == [1, 2, 3, 3, 2, 3, 3]
+        assert [path[-1] for path in paths if len(path) == 2] == [one, two]
+        pruned = cas.walk(index, lambda path: path[-1] != one)
+        assert [len(path) for path in pruned] == [1, 2, 2, 3, 3]
+        cas.delete_blob(one.digest)
+        assert [len(path) for path in cas.walk(index)] == [1, 2, 2, 3, 3]
+        with pytest.raises(NotExistError):
+            list(cas.walk(one))
+        node = two
+        for _ in range(30):
+            node = put_index_of(cas, node, node)
+        assert len(list(cas.walk(node))) == 33
+
+
+def check_map_descriptors(store):
+    with store.create() as cas:
+        index = Index([descriptor_of(b"1"), descriptor_of(b"2")], annotations={"k": "v"})
+        sizes = iter((7, 8))
+        mapped = cas.map_descriptors(index, lambda entry: entry.replace(size=next(sizes)))
+        assert [entry.size for entry in mapped.manifests] == [7, 8]
+        assert mapped.annotations == {"k": "v"}
+        assert [entry.size for entry in index.manifests] == [1, 1]
+
+
+def check_referrers(store):
+    with store.create() as cas:
+        image = put_image(cas, "image")
+        artifact = put_image(cas, "sbom", subject=image, artifact_type="a/t", annotations={"k": "v"})
+        listed = put_image(cas, "listed")
+        cas.put_index(Index([image, artifact]))
+        cas.update_reference(image.digest.replace(":", "-"), put_index_of(cas, listed, artifact))
+        first, second = cas.referrers(image.digest)
+        assert (first.digest, first.artifact_type) == (artifact.digest, "a/t")
+        assert first.annotations == {"k": "v"}
+        assert second.digest == listed.digest
+        assert cas.referrers(image.digest, artifact_type="a/t") == [first]
+        assert cas.referrers(artifact.digest) == []
+
+
 # ---- garbage collection and scrub ----
 
 
-def put_image(cas, seed: int = 0, *, algorithm: str = "sha256", **more):
+def store_image(cas, seed: int = 0, *, algorithm: str = "sha256", **more):
     """Stores a manifest with a config and two layers; returns its descriptor and all four digests."""
 
     def put(content, media_type):
@@ -1005,9 +1142,9 @@ def put_image(cas, seed: int = 0, *, algorithm: str = "sha256", **more):
 
 def check_gc(store):
     with store.create() as cas:
-        tagged, one = put_image(cas, 1)
-        untagged, two = put_image(cas, 2)
-        _, three = put_image(cas, 3, algorithm="sha512")
+        tagged, one = store_image(cas, 1)
+        untagged, two = store_image(cas, 2)
+        _, three = store_image(cas, 3, algorithm="sha512")
         cas.update_reference("v1", tagged)
         cas.update_index(lambda index: index.replace(manifests=(*index.manifests, untagged)))
         assert cas.gc().deleted == [], "what is young stays"
@@ -1035,7 +1172,7 @@ def check_gc_policies(store):
     with store.create() as cas:
         kept, _ = cas.put_blob(b"kept")
         gone, size = cas.put_blob(b"gone")
-        tagged, digests = put_image(cas, 1)
+        tagged, digests = store_image(cas, 1)
         cas.update_reference("v1", tagged)
         seen = []
 
@@ -1066,7 +1203,7 @@ def check_gc_of_bad_grace(store):
 
 def check_gc_fails_closed(store):
     with store.create() as cas:
-        tagged, digests = put_image(cas, 1)
+        tagged, digests = store_image(cas, 1)
         cas.update_reference("v1", tagged)
         garbage, _ = cas.put_blob(b"garbage")
         right = cas.read_blob(tagged.digest)
@@ -1111,8 +1248,8 @@ def kinds_in(report):
 
 def check_scrub(store):
     with store.create() as cas:
-        tagged, digests = put_image(cas, 1)
-        put_image(cas, 2, algorithm="sha512")
+        tagged, digests = store_image(cas, 1)
+        store_image(cas, 2, algorithm="sha512")
         cas.update_reference("v1", tagged)
         total = sum(cas.stat_blob(digest).size for digest in cas)
         calls = []
@@ -1260,6 +1397,11 @@ def check_closed(store):
         "get_index": cas.get_index,
         "put_index": lambda: cas.put_index(Index()),
         "update_index": lambda: cas.update_index(lambda index: index),
+        "get_verified_blob": lambda: cas.get_verified_blob(descriptor_of(b"x")),
+        "read_descriptor": lambda: cas.read_descriptor(descriptor_of(b"x")),
+        "walk": lambda: list(cas.walk(descriptor_of(b"x"))),
+        "referrers": lambda: cas.referrers(digest),
+        "resolve_reference": lambda: cas.resolve_reference("v1"),
         "list_references": lambda: list(cas.list_references()),
         "update_reference": lambda: cas.update_reference("v1", descriptor_of()),
         "delete_reference": lambda: cas.delete_reference("v1"),

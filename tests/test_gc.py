@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import fastcas
-from conformance import LAYER, MANIFEST, REF_NAME, descriptor_of, digest_of, noise, put_image
+from conformance import LAYER, MANIFEST, REF_NAME, descriptor_of, digest_of, noise, store_image
 from fastcas import Descriptor, Digest, Index, InvalidError, Manifest
 from fastcas.dir import scan, sweep
 from fastcas.dir.lock import Lock
@@ -54,8 +54,8 @@ def put_index_of(cas, *descriptors, media_type=INDEX, **more) -> Descriptor:
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 def test_case_16_gc_and_list_of_every_algorithm(cas, layout, algorithm):
-    tagged, kept = put_image(cas, 1, algorithm=algorithm)
-    _, gone = put_image(cas, 2, algorithm=algorithm)
+    tagged, kept = store_image(cas, 1, algorithm=algorithm)
+    _, gone = store_image(cas, 2, algorithm=algorithm)
     cas.update_reference("v1", tagged)
     assert set(cas) == kept | gone
     assert deleted_by(cas, grace=0) == gone
@@ -84,7 +84,7 @@ def test_a_document_of_an_unknown_algorithm_deletes_nothing(cas, layout):
 
 
 def test_case_19_strays(cas, layout):
-    tagged, kept = put_image(cas, 1)
+    tagged, kept = store_image(cas, 1)
     gone, _ = cas.put_blob(b"garbage")
     cas.update_reference("v1", tagged)
     folder = layout / "blobs" / "sha256"
@@ -105,9 +105,9 @@ def test_case_19_strays(cas, layout):
 
 def test_case_44_sparse_layouts(cas):
     """An absent platform, an absent layer, a dangling subject, a dangling entry."""
-    here, kept = put_image(cas, 1)
+    here, kept = store_image(cas, 1)
     subject = descriptor_of(b"absent subject")
-    attached, more = put_image(cas, 2, subject=subject)
+    attached, more = store_image(cas, 2, subject=subject)
     partial = Manifest(here, [descriptor_of(b"absent layer", LAYER)])
     partial = Descriptor(MANIFEST, *cas.put_blob(partial.to_json()))
     index = put_index_of(cas, here, descriptor_of(b"absent platform"), attached, partial)
@@ -118,15 +118,15 @@ def test_case_44_sparse_layouts(cas):
 
 
 def test_a_subject_that_is_there_is_kept(cas):
-    image, digests = put_image(cas, 1)
-    signature, more = put_image(cas, 2, subject=image)
+    image, digests = store_image(cas, 1)
+    signature, more = store_image(cas, 2, subject=image)
     cas.put_index(Index([signature]))
     assert deleted_by(cas, grace=0) == set()
     assert set(cas) == digests | more
 
 
 def test_case_45_docker_manifest_and_list(cas):
-    image, digests = put_image(cas, 1)
+    image, digests = store_image(cas, 1)
     inner = Manifest(image, [Descriptor(LAYER, d, cas.stat_blob(d).size) for d in digests])
     inner = inner.replace(media_type=DOCKER_MANIFEST)
     inner = Descriptor(DOCKER_MANIFEST, *cas.put_blob(inner.to_json()))
@@ -139,7 +139,7 @@ def test_case_45_docker_manifest_and_list(cas):
 
 
 def test_case_46_a_manifest_first_listed_as_an_unknown_type(cas):
-    image, digests = put_image(cas, 1)
+    image, digests = store_image(cas, 1)
     odd = Descriptor("application/octet-stream", image.digest, image.size)
     index = put_index_of(cas, odd, image)
     cas.put_index(Index([odd, index]))
@@ -148,7 +148,7 @@ def test_case_46_a_manifest_first_listed_as_an_unknown_type(cas):
 
 
 def test_case_47_untagged_entry(cas):
-    image, digests = put_image(cas, 1)
+    image, digests = store_image(cas, 1)
     cas.put_index(Index([image]))
     assert deleted_by(cas, grace=0) == set()
     assert set(cas) == digests
@@ -156,7 +156,7 @@ def test_case_47_untagged_entry(cas):
 
 def test_case_48_policies(cas):
     """umoci's say with false that a blob is kept; ours are called ``keep``, and say it with True."""
-    image, digests = put_image(cas, 1)
+    image, digests = store_image(cas, 1)
     asked = []
 
     def policy(answer):
@@ -272,7 +272,7 @@ def test_a_clock_that_is_set_back_doesn_t_hang(monkeypatch):
 
 
 def test_documents_that_delete_nothing(cas, layout):
-    image, digests = put_image(cas, 1)
+    image, digests = store_image(cas, 1)
     right = cas.read_blob(image.digest)
     garbage, _ = cas.put_blob(b"garbage")
     cas.update_reference("v1", image)
@@ -332,7 +332,7 @@ def test_what_can_t_be_read_deletes_nothing(shared_path, as_normal_user):
 
 def make_layout(layout):
     with fastcas.create(layout, durability="none") as cas:
-        image, _ = put_image(cas, 1)
+        image, _ = store_image(cas, 1)
         cas.update_reference("v1", image)
         cas.put_blob(b"garbage")
 
@@ -592,7 +592,7 @@ contents: dict[str, bytes] = {}
 def doomed(layout):
     """A layout with a tagged image and two that nothing refers to, all old; their descriptors."""
     with fastcas.create(layout, durability="none") as cas:
-        images = [put_image(cas, seed) for seed in range(3)]
+        images = [store_image(cas, seed) for seed in range(3)]
         contents.update({digest: cas.read_blob(digest) for digest in cas})
         cas.update_reference("kept", images[0][0])
     age(layout)
@@ -630,7 +630,7 @@ def put_again(cas, images):
 
 
 def put_new(cas, images):
-    put_image(cas, 7)
+    store_image(cas, 7)
 
 
 # While gc holds its lock, only puts of something new get through.
@@ -651,7 +651,7 @@ def test_writer_at_each_edge(spawn, layout, doomed, edge, write):
         assert lost(cas, doomed[0]) == set()
         assert doomed[2][1] - doomed[1][1] <= deleted, "gc did nothing"
         if write is put_new:
-            assert lost(cas, put_image(cas, 7)) == set()
+            assert lost(cas, store_image(cas, 7)) == set()
             assert doomed[1][1] <= deleted
         elif write is put_again:
             assert lost(cas, doomed[1]) == set(), "a put was acknowledged"
@@ -759,7 +759,7 @@ def put_and_tag(layout, worker, seconds):
         while time.monotonic() < deadline:
             rounds += 1
             seed = 100 * worker + chance.randrange(5)
-            descriptor, digests = put_image(cas, seed)
+            descriptor, digests = store_image(cas, seed)
             cas.update_reference(f"w{worker}-{seed % 2}", descriptor)
             tagged = f"w{worker}-{1 - seed % 2}"
             for digest in digests:

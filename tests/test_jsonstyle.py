@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from collections import OrderedDict
 from enum import IntEnum
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,7 +16,8 @@ from hypothesis import strategies as st
 
 from fastcas.digest import Digest
 from fastcas.errors import InvalidError
-from fastcas.jsonstyle import MAX_DEPTH, decode_document, encode_go
+from fastcas.jsonstyle import MAX_DEPTH, decode_document, encode_canonical, encode_go
+from fastcas.model import Descriptor, Index, Manifest, Platform
 
 LIMIT = 4 << 20
 
@@ -264,3 +267,175 @@ def test_encode_go_refuses_other_types_and_cycles():
     cycle.append(cycle)
     with pytest.raises(InvalidError):
         encode_go(cycle)
+
+
+# ---- against Go's encoder: tests/go/jsonvectors prints what is recorded beside it ----
+
+RECORDED = Path(__file__).with_name("go") / "jsonvectors.jsonl"
+VECTORS = [json.loads(line) for line in RECORDED.read_text().splitlines()]
+KINDS = {"descriptor": Descriptor, "manifest": Manifest, "index": Index}
+
+
+def test_case_34_as_go_encodes_values():
+    vectors = [each for each in VECTORS if each["kind"] == "value"]
+    assert len(vectors) > 300
+    for vector in vectors:
+        # As Go does for an interface{}, each number is a double.
+        value = json.loads(vector["in"], parse_int=float)
+        assert encode_go(value).decode() == vector["out"], vector["in"]
+
+
+def made_anew(value):
+    """The same, without the bytes that it was read from, so that all of it is encoded."""
+    if isinstance(value, tuple):
+        return tuple(map(made_anew, value))
+    if not isinstance(value, (Descriptor, Index, Manifest, Platform)):
+        return value
+    names = [name for name in value._attributes if name not in value._fixed]
+    return type(value)(**{name: made_anew(getattr(value, name)) for name in names})
+
+
+@pytest.mark.parametrize("vector", [each for each in VECTORS if each["kind"] != "value"])
+def test_case_34_as_go_encodes_structs(vector):
+    made = made_anew(KINDS[vector["kind"]].from_json(vector["in"].encode()))
+    assert encode_go(made).decode() == vector["out"]
+
+
+# ---- RFC 8785 ----
+
+# Its section 3.2.2 to 3.2.4, one example from parsing to sorting.
+EXAMPLE = rb"""{
+  "numbers": [333333333.33333329, 1E30, 4.50, 2e-3, 0.000000000000000000000000001],
+  "string": "\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/",
+  "literals": [null, true, false]
+}"""
+EXAMPLE_CANONICAL = (
+    '{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],'
+    '"string":"€$\\u000f\\nA\'B\\"\\\\\\\\\\"/"}'
+)
+
+# Section 3.2.3: names are sorted as UTF-16.
+SORTED = {
+    "\u20ac": "Euro Sign",
+    "\r": "Carriage Return",
+    "\ufb33": "Hebrew Letter Dalet With Dagesh",
+    "1": "One",
+    "\U0001f600": "Emoji: Grinning Face",
+    "\u0080": "Control",
+    "\u00f6": "Latin Small Letter O With Diaeresis",
+}
+SORTED_NAMES = ["\r", "1", "\u0080", "\u00f6", "\u20ac", "\U0001f600", "\ufb33"]
+
+# Appendix B: the bits of a double, and how it is written.
+NUMBERS = {
+    0x0000000000000000: "0",
+    0x8000000000000000: "0",
+    0x0000000000000001: "5e-324",
+    0x8000000000000001: "-5e-324",
+    0x7FEFFFFFFFFFFFFF: "1.7976931348623157e+308",
+    0xFFEFFFFFFFFFFFFF: "-1.7976931348623157e+308",
+    0x4340000000000000: "9007199254740992",
+    0xC340000000000000: "-9007199254740992",
+    0x4430000000000000: "295147905179352830000",
+    0x44B52D02C7E14AF5: "9.999999999999997e+22",
+    0x44B52D02C7E14AF6: "1e+23",
+    0x44B52D02C7E14AF7: "1.0000000000000001e+23",
+    0x444B1AE4D6E2EF4E: "999999999999999700000",
+    0x444B1AE4D6E2EF4F: "999999999999999900000",
+    0x444B1AE4D6E2EF50: "1e+21",
+    0x3EB0C6F7A0B5ED8C: "9.999999999999997e-7",
+    0x3EB0C6F7A0B5ED8D: "0.000001",
+    0x41B3DE4355555553: "333333333.3333332",
+    0x41B3DE4355555554: "333333333.33333325",
+    0x41B3DE4355555555: "333333333.3333333",
+    0x41B3DE4355555556: "333333333.3333334",
+    0x41B3DE4355555557: "333333333.33333343",
+    0xBECBF647612F3696: "-0.0000033333333333333333",
+    0x43143FF3C1CB0959: "1424953923781206.2",
+}
+
+
+def test_canonical_example():
+    assert encode_canonical(json.loads(EXAMPLE)).decode() == EXAMPLE_CANONICAL
+
+
+def test_canonical_order_of_names():
+    text = encode_canonical(SORTED).decode()
+    assert list(json.loads(text)) == SORTED_NAMES
+    assert json.loads(text) == SORTED
+    assert text.startswith('{"\\r":"Carriage Return","1":"One","\u0080":"Control"')
+
+
+@pytest.mark.parametrize(("bits", "text"), NUMBERS.items(), ids=NUMBERS.values())
+def test_canonical_numbers(bits, text):
+    (double,) = struct.unpack(">d", bits.to_bytes(8, "big"))
+    assert encode_canonical(double).decode() == text
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_canonical_refuses_what_is_no_number(bad):
+    with pytest.raises(InvalidError):
+        encode_canonical([bad])
+
+
+def test_canonical_integers_are_doubles():
+    for number in (0, -1, (1 << 53) - 1, 1 << 53, 1 << 60, 10**20, 10**22):
+        assert float(encode_canonical(number)) == number
+    assert encode_canonical(10**22) == b"1e+22"
+    for bad in ((1 << 53) + 1, -(1 << 60) - 1, 10**400, int("1" * 30)):
+        with pytest.raises(InvalidError):
+            encode_canonical({"a": bad})
+
+
+def test_canonical_of_what_go_style_takes():
+    assert (
+        encode_canonical({"b": b"\xff", "a": ("<&>\u2028",)})
+        == '{"a":["<&>\u2028"],"b":"/w=="}'.encode()
+    )
+    descriptor = Descriptor("m/t", "a:b", 1, annotations={"z": "1", "a": "2"})
+    expected = b'{"annotations":{"a":"2","z":"1"},"digest":"a:b","mediaType":"m/t","size":1}'
+    assert encode_canonical(descriptor) == expected
+    raw = b'{"size":1, "mediaType":"m/t","digest":"a:b","annotations":{"z":"1","a":"2"}}\n'
+    assert encode_canonical(Descriptor.from_json(raw)) == expected
+    for bad in ({1: 2}, "\ud800", {"\udc00": 1}):
+        with pytest.raises(InvalidError):
+            encode_canonical(bad)
+    with pytest.raises(TypeError):
+        encode_canonical({1, 2})
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(InvalidError):
+        encode_canonical(deep)
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 53) + 1, (1 << 53) - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(plain)
+@settings(max_examples=200, deadline=None)
+def test_both_styles_say_the_same_as_json(value):
+    # Of large doubles both write the shortest digits, which as integers would be others.
+    assert json.loads(encode_go(value), parse_int=float) == value
+    canonical = encode_canonical(value)
+    assert json.loads(canonical, parse_int=float) == value
+    assert encode_canonical(json.loads(canonical)) == canonical
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+@settings(max_examples=300, deadline=None)
+def test_both_styles_write_a_double_alike(double):
+    """Go took ECMAScript's form for its numbers, but for minus zero."""
+    text = encode_go(double)[:-1]
+    assert encode_canonical(double) == (b"0" if double == 0 else text)

@@ -19,7 +19,7 @@ from conformance import (
     digest_of,
     kinds_in,
     noise,
-    put_image,
+    store_image,
 )
 from fastcas import Descriptor, Index, InvalidError, Manifest
 from fastcas.dir import quarantine as quarantine_room
@@ -56,8 +56,8 @@ def test_everything_is_found_and_nothing_else(cas, layout, quick):
     moved, _ = cas.put_blob(noise(5000, 503))
     rename(layout, moved, digest_of(b"another name"))
     wanted |= {("corrupt", one), ("corrupt", two), ("corrupt", digest_of(b"another name"))}
-    image, _ = put_image(cas, 1)
-    put_image(cas, 2, algorithm="sha512")
+    image, _ = store_image(cas, 1)
+    store_image(cas, 2, algorithm="sha512")
     cas.update_reference("v1", image)
     report = cas.scrub(quick=quick)
     # None of the damaged is referred to, so that only their content says that something is wrong.
@@ -66,11 +66,11 @@ def test_everything_is_found_and_nothing_else(cas, layout, quick):
 
 
 def test_damage_of_an_image_is_told_apart(cas, layout):
-    image, _ = put_image(cas, 1)
+    image, _ = store_image(cas, 1)
     manifest = Manifest.from_json(cas.read_blob(image.digest))
     small, large = (layer.digest for layer in manifest.layers)
-    other, _ = put_image(cas, 2)
-    gone, _ = put_image(cas, 3)
+    other, _ = store_image(cas, 2)
+    gone, _ = store_image(cas, 3)
     cas.put_index(Index([image, other, gone]))
     plant(layout, small, b"damaged")
     plant(layout, large, noise(70_000, 9))
@@ -120,7 +120,7 @@ def map_kinds(report):
 
 def test_what_need_not_be_stored(cas):
     """Subjects, embedded content, layers from elsewhere, and what only a subject leads to."""
-    subject, _ = put_image(cas, 1)
+    subject, _ = store_image(cas, 1)
     lost = Manifest.from_json(cas.read_blob(subject.digest)).layers[0]
     cas.delete_blob(lost.digest)
     config = descriptor_of(b"{}", images.CONFIG, data=b"{}")
@@ -145,7 +145,7 @@ def test_a_document_that_is_no_document_leads_nowhere(cas):
 
 
 def test_cycles_and_doubled_levels_end(cas):
-    image, _ = put_image(cas, 1)
+    image, _ = store_image(cas, 1)
     level = image
     for _ in range(30):
         level = images.put_index(cas, level, level)
@@ -218,7 +218,7 @@ def test_verify_blobs_takes_any_blobs(cas, layout):
 
 def test_what_others_delete_meanwhile_is_no_problem(cas, layout, monkeypatch):
     """An image is untagged and collected between the look at the index and that at the blobs."""
-    image, _ = put_image(cas, 1)
+    image, _ = store_image(cas, 1)
     cas.update_reference("v1", image)
     real = cas.scan_blobs
 
@@ -236,7 +236,7 @@ def test_what_others_put_meanwhile_is_no_problem(cas, monkeypatch):
 
     def scan():
         yield from real()
-        image, _ = put_image(cas, 1)
+        image, _ = store_image(cas, 1)
         cas.update_reference("v1", image)
 
     monkeypatch.setattr(cas, "scan_blobs", scan, raising=False)
@@ -248,7 +248,7 @@ def loop_of_puts(layout, stop):
         seed = 0
         while not os.path.exists(stop):
             seed += 1
-            image, _ = put_image(cas, seed % 7)
+            image, _ = store_image(cas, seed % 7)
             cas.update_reference(f"v{seed % 2}", image)
             if seed % 3 == 0:
                 cas.delete_reference("v0")
@@ -294,7 +294,7 @@ def target(request, tmp_path, monkeypatch):
 @pytest.mark.parametrize("durability", ["full", "none"])
 def test_quarantine_moves_and_says_why(layout, target, durability):
     with fastcas.create(layout, durability=durability) as cas:
-        image, _ = put_image(cas, 1)
+        image, _ = store_image(cas, 1)
         cas.update_reference("v1", image)
         large, _ = cas.put_blob(noise(3 << 20))
         good, _ = cas.put_blob(b"good")
@@ -322,7 +322,7 @@ def test_quarantine_moves_and_says_why(layout, target, durability):
         assert ("dangling", image.digest) in kinds
         assert set(os.listdir(target)) == names | {f"{name}.json" for name in names}
         # Absent blobs are stored anew.
-        put_image(cas, 1)
+        store_image(cas, 1)
         cas.put_blob(noise(3 << 20))
         assert {kind for kind, _ in kinds_in(cas.scrub())} == {"bad-name", "non-regular"}
         assert own_names(layout) == set()
