@@ -416,10 +416,15 @@ def test_nothing_outside_is_touched(cas, layout, canary):
         listener.bind(names[5])
         os.chdir(here)
     (layout / "blobs" / "sha512").symlink_to(canary.path / "folder" / "sha256")
-    (canary.path / "folder" / "sha256" / names[0]).write_bytes(b"a blob outside")
+    outside = digest_of(b"a blob outside", "sha512")
+    (canary.path / "folder" / "sha256" / outside[7:]).write_bytes(b"a blob outside")
     canary.remember()
     before = set(tree(layout)) | {".fastcas.lock"}
     assert deleted_by(cas, grace=0) == {garbage}
+    # Nor where a blob became such a thing since it was listed.
+    start = time.time_ns() + 10**12
+    places = [f"sha256:{name}" for name in names] + [outside]
+    assert cas.sweep_blobs(places, index=cas.get_index(), start=start, grace=0) == ([], [])
     assert set(tree(layout)) == before - {f"blobs/sha256/{garbage.encoded}"}
     canary.check()
 
@@ -715,7 +720,7 @@ def test_an_index_that_always_changes_ends(cas, layout, monkeypatch):
 
 
 @pytest.mark.parametrize("at_rest", [True, False])
-def test_an_index_written_in_place_is_noticed(cas, layout, at_rest):
+def test_an_index_written_in_place_is_noticed(cas, layout, at_rest, monkeypatch):
     """As skopeo does; within one tick of the clock its times and size may be the same."""
     path = layout / "index.json"
     cas.update_reference("one", descriptor_of())
@@ -723,6 +728,8 @@ def test_an_index_written_in_place_is_noticed(cas, layout, at_rest):
     raw = path.read_bytes()
     if at_rest:
         time.sleep(0.11)
+    else:
+        monkeypatch.setattr(sweep, "_version", lambda facts: "as if within one tick")
     witness = sweep._Witness(cas._root, index.raw, True)
     assert witness.holds()
     assert witness._at_rest == at_rest
