@@ -219,6 +219,11 @@ def test_mark_goes_any_way_down(cas):
     assert len(mark(cas, [put_nested(cas, put_manifest(cas), 10_000)])) == 10_003
 
 
+def test_mark_of_what_is_no_descriptor(cas):
+    with pytest.raises(TypeError):
+        mark(cas, [put_manifest(cas).digest])
+
+
 def test_mark_has_a_cap(cas, monkeypatch):
     root = put_index(cas, *[put_manifest(cas, f"{n}") for n in range(5)])
     monkeypatch.setattr(module, "NODE_LIMIT", 16)
@@ -436,6 +441,25 @@ def test_referrers_by_the_fallback_tag(cas):
     assert found(cas, image.digest, artifact_type="application/x-away") == [
         (away.digest, "application/x-away", {"a": "b"})
     ]
+
+
+def test_referrers_are_in_the_order_of_the_graph(cas):
+    image = put_manifest(cas, "image")
+    one, two, three = (put_artifact(cas, image, name) for name in ("one", "two", "three"))
+    cas.update_reference("v1", put_index(cas, two, put_index(cas, three), one))
+    assert [d.digest for d in cas.referrers(image.digest)] == [two.digest, three.digest, one.digest]
+
+
+def test_referrers_that_state_no_type(cas):
+    image = put_manifest(cas, "image")
+    index = put_index(cas, inner={"subject": image})
+    listed = put_index(cas, inner={"annotations": {"n": "listed"}})
+    cas.update_reference("v1", index)
+    assert found(cas, image.digest) == [(index.digest, None, {})]
+    cas.update_reference(image.digest.replace(":", "-"), put_index(cas, listed))
+    assert found(cas, image.digest)[1:] == [(listed.digest, None, {"n": "listed"})]
+    cas.update_reference(image.digest.replace(":", "-"), listed.replace(media_type="m/t"))
+    assert len(found(cas, image.digest)) == 1
 
 
 def test_referrers_fail_on_what_cannot_be_trusted(cas):

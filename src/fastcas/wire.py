@@ -208,6 +208,16 @@ def _check_descriptors(all_fields: list[Descriptor], where: str) -> None:
 
 
 def _check_descriptor(fields: Descriptor, where: str) -> None:
+    size, digest = fields.size, fields.digest
+    # As most are; this costs a third of what is below.
+    if (
+        type(size) is int
+        and 0 <= size <= _SIZE_LIMIT
+        and len(digest) == 71
+        and digest[:7] == "sha256:"
+        and not digest[7:].strip("0123456789abcdef")
+    ):
+        return
     try:
         check_size(fields.size, "size")
         Digest(fields.digest)

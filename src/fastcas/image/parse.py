@@ -161,7 +161,8 @@ def read_fields(engine: Engine, link: Link) -> Any:
     schema = _SCHEMAS.get(media_type)
     if schema is None:
         if not isinstance(link, Descriptor):
-            link = Descriptor(media_type, link.digest, int(link.size), data=link.data or None)
+            data = link.data if isinstance(link.data, bytes) else None
+            link = Descriptor(media_type, link.digest, int(link.size), data=data)
         return read_document(engine, link)
     raw = read_content(engine, link, limit=DOCUMENT_LIMIT)
     try:
