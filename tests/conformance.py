@@ -47,6 +47,8 @@ from fastcas import (
 REF_NAME = "org.opencontainers.image.ref.name"
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
 EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 METHODS = {"reflink", "hardlink", "copy_file_range", "sendfile", "copy"}
 SIZES = [0, 1, 55, 56, 63, 64, 65, 4095, 65535, 65536, 65537, 262144, 262145, 3 << 20 | 7]
@@ -1145,6 +1147,200 @@ def check_referrers(store):
         assert cas.referrers(artifact.digest) == []
 
 
+# ---- garbage collection and scrub ----
+
+
+def store_image(cas, seed: int = 0, *, algorithm: str = "sha256", **more):
+    """Stores a manifest with a config and two layers; returns its descriptor and all four digests."""
+
+    def put(content, media_type):
+        return Descriptor(media_type, *cas.put_blob(content, algorithm=algorithm))
+
+    config = put(b'{"architecture":"amd64","os":"linux","n":%d}' % seed, CONFIG)
+    layers = [put(noise(1000 + seed, seed), LAYER), put(noise(70_000, 1000 + seed), LAYER)]
+    manifest = put(Manifest(config, layers, **more).to_json(), MANIFEST)
+    return manifest, {manifest.digest, config.digest, *(layer.digest for layer in layers)}
+
+
+def check_gc(store):
+    with store.create() as cas:
+        tagged, one = store_image(cas, 1)
+        untagged, two = store_image(cas, 2)
+        _, three = store_image(cas, 3, algorithm="sha512")
+        cas.update_reference("v1", tagged)
+        cas.update_index(lambda index: index.replace(manifests=(*index.manifests, untagged)))
+        assert cas.gc().deleted == [], "what is young stays"
+        planned = cas.gc(grace=0, dry_run=True)
+        assert set(cas) == one | two | three
+        calls = []
+        report = cas.gc(grace=0, progress=lambda *call: calls.append(call))
+        assert {blob.digest for blob in report.deleted} == three
+        assert set(planned.deleted) == set(report.deleted)
+        assert (planned.freed, planned.kept, planned.dry_run) == (report.freed, 8, True)
+        assert report.freed == sum(blob.size for blob in report.deleted) > 70_000
+        assert (report.kept, report.dry_run) == (8, False)
+        assert calls[-1] == (report.freed, report.freed)
+        assert set(cas) == one | two
+        assert cas.gc(grace=0) == ([], 0, 8, False)
+        cas.delete_reference("v1")
+        cas.gc(grace=0)
+        assert set(cas) == two
+        cas.put_index(Index())
+        assert cas.gc(grace=0).kept == 0
+        assert list(cas) == []
+
+
+def check_gc_policies(store):
+    with store.create() as cas:
+        kept, _ = cas.put_blob(b"kept")
+        gone, size = cas.put_blob(b"gone")
+        tagged, digests = store_image(cas, 1)
+        cas.update_reference("v1", tagged)
+        seen = []
+
+        def fails(blob):
+            raise ZeroDivisionError
+
+        for policy in (fails, seen.append, lambda blob: 1):
+            with pytest.raises((ZeroDivisionError, TypeError)):
+                cas.gc(grace=0, keep=[lambda blob: False, policy])
+        assert set(cas) == {kept, gone, *digests}
+        assert {blob.digest for blob in seen} <= {kept, gone}, "asked only for what would go"
+        for bad in (lambda blob: True, [None], "x"):
+            with pytest.raises(TypeError):
+                cas.gc(grace=0, keep=bad)
+        report = cas.gc(grace=0, keep=[lambda blob: False, lambda blob: blob.digest == kept])
+        assert report.deleted == [(gone, size)]
+        assert set(cas) == {kept, *digests}
+
+
+def check_gc_of_bad_grace(store):
+    with store.create() as cas:
+        cas.put_blob(b"x")
+        for grace in (-1, float("nan"), float("inf"), "3600", None, True):
+            with pytest.raises(InvalidError):
+                cas.gc(grace=grace)
+        assert len(cas) == 1
+
+
+def check_gc_fails_closed(store):
+    with store.create() as cas:
+        tagged, digests = store_image(cas, 1)
+        cas.update_reference("v1", tagged)
+        garbage, _ = cas.put_blob(b"garbage")
+        right = cas.read_blob(tagged.digest)
+        for wrong in (right[:-1], b"{}", right.replace(b"amd64", b"amd65") + b" ", b""):
+            store.plant(tagged.digest, wrong)
+            with pytest.raises(InvalidError) as caught:
+                cas.gc(grace=0)
+            assert caught.value.digest == tagged.digest
+            assert garbage in cas
+        store.plant(tagged.digest, right)
+        assert [blob.digest for blob in cas.gc(grace=0).deleted] == [garbage]
+        assert set(cas) == digests
+
+
+def check_sweep(store):
+    with store.create() as cas:
+        old = [cas.put_blob(noise(100, seed)).digest for seed in range(5)]
+        start = cas.read_clock()
+        index = cas.get_index()
+        cas.put_blob(noise(100, 4))
+        new, _ = cas.put_blob(b"new")
+        changed = {blob.digest: blob.changed for blob in cas.scan_blobs()}
+        assert all(changed[digest] < start for digest in old[:4])
+        assert changed[old[4]] >= start, "a dedupe hit counts as a put"
+        assert changed[new] >= start
+        sweep = {"index": index, "start": start, "grace": 0}
+        absent = Digest(digest_of(b"absent"))
+        swept = cas.sweep_blobs([old[4], new, absent, *old[:2]], **sweep)
+        assert ([blob.digest for blob in swept.removed], swept.left) == (old[:2], [])
+        assert cas.sweep_blobs(old, **{**sweep, "grace": 3600 * 10**9}) == ([], [])
+        cas.update_reference("v1", descriptor_of())
+        assert cas.sweep_blobs(old, **sweep) == ([], old)
+        cas.delete_reference("v1")
+        swept = cas.sweep_blobs(old, **{**sweep, "index": cas.get_index()})
+        assert [blob.digest for blob in swept.removed] == old[2:4]
+        assert set(cas) == {old[4], new}
+
+
+def kinds_in(report):
+    return sorted((problem.kind, problem.digest) for problem in report.problems)
+
+
+def check_scrub(store):
+    with store.create() as cas:
+        tagged, digests = store_image(cas, 1)
+        store_image(cas, 2, algorithm="sha512")
+        cas.update_reference("v1", tagged)
+        total = sum(cas.stat_blob(digest).size for digest in cas)
+        calls = []
+        for options in ({}, {"threads": 1}, {"progress": lambda *call: calls.append(call)}):
+            assert cas.scrub(**options) == (8, total, [])
+        assert calls[-1] == (total, total)
+        assert cas.scrub(quick=True) == (0, 0, [])
+        layer = max(digests, key=lambda digest: cas.stat_blob(digest).size)
+        content = cas.read_blob(layer)
+        for _, wrong in damaged(content):
+            store.plant(layer, wrong)
+            report = cas.scrub()
+            assert kinds_in(report) == [("corrupt", layer)]
+            assert report.problems[0].detail
+            assert str(layer).partition(":")[2] in report.problems[0].path
+            found = kinds_in(cas.scrub(quick=True))
+            assert found == ([("corrupt", layer)] if len(wrong) != len(content) else [])
+        cas.delete_blob(layer)
+        assert kinds_in(cas.scrub()) == kinds_in(cas.scrub(quick=True)) == [("missing", layer)]
+        cas.delete_blob(tagged.digest)
+        assert kinds_in(cas.scrub()) == [("dangling", tagged.digest)]
+        cas.put_index(Index())
+        assert cas.scrub().problems == []
+        for threads in (0, -1, True, "2", 1.5):
+            with pytest.raises(InvalidError):
+                cas.scrub(threads=threads)
+
+
+def check_scrub_of_wrong_sizes(store):
+    with store.create() as cas:
+        layer, size = cas.put_blob(noise(5000))
+        config, _ = cas.put_blob(b"{}")
+        manifest = Manifest(Descriptor(CONFIG, config, 2), [Descriptor(LAYER, layer, size + 1)])
+        cas.update_reference("v1", Descriptor(MANIFEST, *cas.put_blob(manifest.to_json())))
+        for quick, checked in ((False, 3), (True, 1)):
+            report = cas.scrub(quick=quick, quarantine=store.path / "quarantine")
+            assert kinds_in(report) == [("wrong-size", layer)]
+            assert report.checked == checked
+        assert layer in cas, "its content is right"
+
+
+def check_quarantine_and_heal(store):
+    quarantine = store.path / "some" / "quarantine"
+    content = noise(3 << 20)
+    with store.create() as cas:
+        digest, _ = cas.put_blob(content)
+        wrong = content[:-1] + b"?"
+        for suffix in ("", ".1"):
+            store.plant(digest, wrong)
+            report = cas.scrub(quarantine=quarantine)
+            assert kinds_in(report) == [("corrupt", digest)]
+            assert digest not in cas
+            assert cas.scrub() == (0, 0, [])
+            moved = quarantine / f"sha256-{digest.encoded}{suffix}"
+            assert moved.read_bytes() == wrong
+            note = json.loads(moved.with_name(moved.name + ".json").read_bytes())
+            assert (note["digest"], note["kind"]) == (digest, "corrupt")
+            # What is absent is stored anew; a large blob that is damaged there needs to be verified.
+            cas.put_blob(content)
+            assert cas.read_blob(digest) == content
+        move = cas.open_quarantine(str(quarantine))
+        assert move(digest, {}) is None, "it is right"
+        assert move(Digest(digest_of(b"absent")), {}) is None
+        assert cas.read_blob(digest) == content
+        store.plant(digest, wrong)
+        cas.put_blob(content, verify_existing=True)
+        assert cas.scrub().problems == []
+
+
 # ---- life ----
 
 
@@ -1233,6 +1429,11 @@ def check_closed(store):
         "list_references": lambda: list(cas.list_references()),
         "update_reference": lambda: cas.update_reference("v1", descriptor_of()),
         "delete_reference": lambda: cas.delete_reference("v1"),
+        "gc": cas.gc,
+        "scrub": cas.scrub,
+        "read_clock and scan_blobs": lambda: (cas.read_clock(), list(cas.scan_blobs())),
+        "sweep_blobs": lambda: cas.sweep_blobs([digest], index=Index(), start=0, grace=0),
+        "open_quarantine": lambda: cas.open_quarantine(str(store.path / "quarantine")),
         "clean": cas.clean,
         "sync": cas.sync,
         "in": lambda: digest in cas,

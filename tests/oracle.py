@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
+import shutil
 import stat
+import time
 from pathlib import Path
 
 from fastcas.digest import Digest
@@ -24,7 +27,7 @@ from fastcas.errors import (
 )
 from fastcas.image.compress import put_compressed
 from fastcas.model import Index
-from fastcas.results import BlobInfo, CopyResult, PutResult
+from fastcas.results import BlobInfo, CopyResult, PutResult, StoredBlob, Swept
 from fastcas.source import Source
 
 KNOWN = ("sha256", "sha512")
@@ -229,6 +232,7 @@ class OracleEngine(Engine):
         path.parent.mkdir(exist_ok=True)
         if not path.is_file() or path.read_bytes() != content:
             self._replace(path, content, 0o444)
+        os.utime(path)
         if progress is not None:
             progress(size, size)
         return PutResult(digest, size)
@@ -294,6 +298,66 @@ class OracleEngine(Engine):
         if progress is not None:
             progress(len(content), len(content))
         return CopyResult("copy", len(content))
+
+    def read_clock(self):
+        self._open()
+        coarse = 5  # CLOCK_REALTIME_COARSE, which stamps files
+        called = now = time.time_ns()
+        while now <= called:
+            now = time.clock_gettime_ns(coarse)
+        return now
+
+    def scan_blobs(self):
+        self._open()
+        return self._scan()
+
+    def _scan(self):
+        for path in (self._root / "blobs").glob("*/*"):
+            kind, status = "blob", path.lstat()
+            try:
+                digest = Digest(f"{path.parent.name}:{path.name}")
+            except InvalidError:
+                digest, kind = None, "bad-name"
+            if digest and not stat.S_ISREG(status.st_mode):
+                kind = "non-regular"
+            changed = max(status.st_mtime_ns, status.st_ctime_ns)
+            yield StoredBlob(str(path), digest, status.st_size, status.st_mtime_ns, changed, kind)
+
+    def sweep_blobs(self, digests, *, index, start, grace, progress=None):
+        if self.get_index().to_json() != index.to_json():
+            return Swept([], list(digests))
+        stored = {blob.digest: blob for blob in self._scan() if blob.kind == "blob"}
+        removed = []
+        for digest in digests:
+            if digest in stored and stored[digest].is_unused(start, grace):
+                self.delete_blob(digest)
+                removed.append(BlobInfo(digest, stored[digest].size))
+        if progress is not None:
+            progress(sum(blob.size for blob in removed), None)
+        return Swept(removed, [])
+
+    def open_quarantine(self, directory):
+        self._open()
+        target = Path(directory)
+        if self._root / "blobs" in [target, *target.parents]:
+            raise InvalidError("among the blobs", path=target)
+        target.mkdir(parents=True, exist_ok=True)
+
+        def move(digest, note):
+            digest, path = self._path(digest)
+            if (
+                not path.is_file()
+                or hashlib.new(digest.algorithm, path.read_bytes()).hexdigest() == digest.encoded
+            ):
+                return None
+            new = target / f"{digest.algorithm}-{digest.encoded}"
+            while new.exists():
+                new = new.with_name(f"{new.name}.1")
+            shutil.move(path, new)
+            new.with_name(f"{new.name}.json").write_text(json.dumps(dict(note)))
+            return str(new)
+
+        return move
 
     def clean(self):
         self._open()

@@ -31,7 +31,16 @@ from fastcas.errors import (
     UnknownTypeError,
     UnsupportedError,
 )
-from fastcas.results import BlobInfo, CompressedPutResult, CopyResult, ParsedBlob, PutResult
+from fastcas.results import (
+    BlobInfo,
+    CompressedPutResult,
+    CopyResult,
+    GCReport,
+    ParsedBlob,
+    Problem,
+    PutResult,
+    ScrubReport,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +72,7 @@ __all__ = [
     "DurabilityError",
     "Engine",
     "FastCASError",
+    "GCReport",
     "History",
     "Index",
     "InvalidError",
@@ -71,7 +81,9 @@ __all__ = [
     "NotExistError",
     "ParsedBlob",
     "Platform",
+    "Problem",
     "PutResult",
+    "ScrubReport",
     "SizeMismatchError",
     "UnknownAlgorithmError",
     "UnknownTypeError",

@@ -9,13 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from fastcas.digest import Digest
-from fastcas.errors import InvalidError, NotExistError
+from fastcas.errors import InvalidError, NotExistError, UnsupportedError
 from fastcas.results import CopyResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Any
 
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from fastcas.image.decompress import PlainReader
     from fastcas.image.verified import EmbeddedReader
     from fastcas.model import Descriptor, Index, Platform
-    from fastcas.results import BlobInfo, ParsedBlob, PutResult
+    from fastcas.results import (
+        BlobInfo,
+        GCReport,
+        ParsedBlob,
+        PutResult,
+        ScrubReport,
+        StoredBlob,
+        Swept,
+    )
 
     Progress = Callable[[int, int | None], object]
 
@@ -36,6 +44,10 @@ READ_LIMIT = 4 << 20
 def too_large(digest: Digest, size: int, limit: int) -> InvalidError:
     """What read_blob raises for a blob above its limit."""
     return InvalidError(f"{digest} has {size} bytes, more than the limit of {limit}", digest=digest)
+
+
+def _lacks(engine: Engine, method: str) -> UnsupportedError:
+    return UnsupportedError(f"{type(engine).__name__} has no {method}")
 
 
 class Engine(ABC):
@@ -160,6 +172,50 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Ends the use of this engine, after ``sync``. Readers go on. A second close does nothing."""
+
+    # What gc and scrub need of an engine beyond the contract; one that lacks it has neither.
+
+    def read_clock(self) -> int:
+        """The time of the store's own clock in nanoseconds: what was put, deduped or changed before
+        this call has an earlier ``StoredBlob.changed``, what is after it none earlier.
+
+        UnsupportedError, like the three after it, where the engine can't say.
+        """
+        raise _lacks(self, "read_clock")
+
+    def scan_blobs(self) -> Iterator[StoredBlob]:
+        """Everything that lies where blobs are kept, as a lazy iterator of StoredBlob, in no order:
+        blobs, and what is no blob by its name or kind. Opens none of it."""
+        raise _lacks(self, "scan_blobs")
+
+    def sweep_blobs(
+        self,
+        digests: Sequence[Digest],
+        *,
+        index: Index,
+        start: int,
+        grace: int,
+        progress: Progress | None = None,
+    ) -> Swept:
+        """Removes those of ``digests`` that are unused (``StoredBlob.is_unused``) in their turn,
+        as long as the index is byte for byte ``index``; returns Swept(removed, left).
+
+        Between that look at the index and the blob and the removal, no put that finds the blob stored
+        and no change of the index may come: each either comes before, and is seen, or after. They wait
+        for a few removals, never for all. The index survives power loss before the first one is
+        made, unless ``durability`` is "none". ``progress`` counts the bytes removed.
+        """
+        raise _lacks(self, "sweep_blobs")
+
+    def open_quarantine(self, directory: str) -> Callable[[Digest, Mapping[str, Any]], str | None]:
+        """Makes ``directory`` of the local filesystem, if need be, and returns what moves damaged blobs
+        there: ``move(digest, note)`` returns the blob's new path, beside which is ``note`` as JSON.
+
+        It digests the blob once more; None where that is right, or has gone, by then. A put of this
+        digest either comes before, and then the blob is right, or after, and stores it anew.
+        InvalidError for a directory among the blobs.
+        """
+        raise _lacks(self, "open_quarantine")
 
     def put_blobs(
         self, sources: Iterable[Any], *, algorithm: str = "sha256", progress: Progress | None = None
@@ -378,6 +434,77 @@ class Engine(ABC):
         from fastcas.image import reference
 
         return reference.delete_reference(self, name)
+
+    def gc(
+        self,
+        *,
+        dry_run: bool = False,
+        grace: float = 3600,
+        keep: Iterable[Callable[[BlobInfo], bool]] = (),
+        progress: Progress | None = None,
+    ) -> GCReport:
+        """Removes the blobs that nothing in the index leads to; returns GCReport(deleted, freed, kept,
+        dry_run): what was deleted, a list of BlobInfo, its bytes, and the number of blobs that stay.
+
+        Every entry of the index is a root, tagged or not; what is reachable from it stays, subjects
+        included. So does what was put last, be it a dedupe hit, less than ``grace`` seconds before the
+        call, or since; a time in the future counts as now. ``grace`` must be longer than it
+        takes from the put of an image's first blob to its entry in the index: 0 is for a layout that
+        nobody writes to. A policy in ``keep`` is called as ``policy(BlobInfo)`` for each blob that
+        would go: True keeps it (not what it refers to), False doesn't, and anything else is TypeError.
+        ``dry_run`` removes nothing and reports what would be.
+
+        Safe beside writers of this package, which it delays by moments: the index is read again, and
+        what is new in it marked, before blobs go. Where it changes faster than that, the rest stays
+        until the next time. Programs that take no lock are protected by ``grace`` alone.
+        ``progress`` is called with the bytes removed and their total. Ends with ``clean``. A deletion
+        may be undone by power loss, never half done.
+
+        Nothing is deleted where a document on the way is damaged, too large, ambiguous or can't be
+        read: InvalidError, CorruptError or OSError say which. What a policy raises is raised, and
+        nothing is deleted. What isn't stored is passed over: a layout may be sparse.
+        """
+        from fastcas.image.gc import collect
+
+        return collect(self, dry_run=dry_run, grace=grace, keep=keep, progress=progress)
+
+    def scrub(
+        self,
+        *,
+        quick: bool = False,
+        quarantine: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> ScrubReport:
+        """Digests every stored blob again; returns ScrubReport(checked, bytes, problems): how many
+        blobs were digested, their bytes, and what was found, a list of Problem(digest, path, kind,
+        detail). Nothing is changed. The kinds:
+
+        - "corrupt": the content has another digest than its name;
+        - "wrong-size": the content is right, or of an algorithm that can't be computed here, and a
+          descriptor that the index leads to gives another size;
+        - "bad-name": a name among the blobs that is no digest;
+        - "non-regular": a link, directory, FIFO or device in a blob's place;
+        - "missing": the index leads to it, and it isn't stored; not so for subjects, embedded content
+          and layers that may be fetched elsewhere (``urls``, or a nondistributable type);
+        - "dangling": an entry of the index itself that isn't stored.
+
+        Where a blob is damaged in more than one way, it is reported once, under the first of these.
+        A blob of an algorithm that can't be computed here isn't counted, and its content no problem.
+        ``quick`` digests only blobs that have another size than a descriptor says: it finds
+        everything but content that is damaged without a change of a known size.
+
+        ``quarantine`` moves what is corrupt out of the store into that directory, which is made and
+        may not be one under ``blobs/``; beside each blob a small JSON file says why. It is absent then:
+        putting it again stores it anew. ``threads`` is the most that may be used; today it is one.
+        ``progress`` counts the bytes digested.
+
+        Beside writers, what they put or delete meanwhile is no problem. Raises InvalidError where the
+        index itself can't be read, and OSError for what the system refuses to read.
+        """
+        from fastcas.image.scrub import scrub
+
+        return scrub(self, quick=quick, quarantine=quarantine, threads=threads, progress=progress)
 
     def resolve_reference(
         self, name: str, *, platform: str | Platform | None = None

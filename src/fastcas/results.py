@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-__all__ = ["BlobInfo", "CompressedPutResult", "CopyResult", "ParsedBlob", "PutResult"]
+__all__ = [
+    "BlobInfo",
+    "CompressedPutResult",
+    "CopyResult",
+    "GCReport",
+    "ParsedBlob",
+    "Problem",
+    "PutResult",
+    "ScrubReport",
+    "StoredBlob",
+    "Swept",
+]
 
 
 # typing.NamedTuple would say the types here; importing typing costs half of the start-up budget.
@@ -46,6 +57,58 @@ class CopyResult(namedtuple("CopyResult", ("method", "size"))):
 
     ``method`` is "reflink", "hardlink", "copy_file_range", "sendfile" or "copy".
     """
+
+    __slots__ = ()
+
+
+class StoredBlob(namedtuple("StoredBlob", ("path", "digest", "size", "modified", "changed", "kind"))):
+    """What an engine finds where it keeps blobs.
+
+    ``kind`` is "blob"; "bad-name" for what is called like no digest (``digest`` is None then);
+    "non-regular" for what stands in a blob's place and is no file. ``path`` says where it is, for
+    messages; ``size`` is in bytes. ``modified`` is when it was last put, be it a dedupe hit;
+    ``changed`` when anything about it changed last, its name included; both in nanoseconds of the
+    clock of ``Engine.read_clock``.
+    """
+
+    __slots__ = ()
+
+    def is_unused(self, start: int, grace: int) -> bool:
+        """Whether nothing about it changed since ``start``, and its last put was ``grace`` before
+        that, or earlier; both in nanoseconds. A time in the future counts as young."""
+        return self.changed < start and self.modified <= start - grace
+
+
+class Swept(namedtuple("Swept", ("removed", "left"))):
+    """What one sweep did: the blobs that it removed, a list of BlobInfo, and the digests that it didn't
+    come to because the index changed, a list."""
+
+    __slots__ = ()
+
+
+class GCReport(namedtuple("GCReport", ("deleted", "freed", "kept", "dry_run"))):
+    """What a garbage collection did, or would do where ``dry_run`` is true.
+
+    ``deleted`` is a list of BlobInfo, ``freed`` the sum of their sizes in bytes, ``kept`` the number of
+    stored blobs that stay.
+    """
+
+    __slots__ = ()
+
+
+class Problem(namedtuple("Problem", ("digest", "path", "kind", "detail"))):
+    """What scrub found wrong.
+
+    ``kind`` is "corrupt", "wrong-size", "bad-name", "non-regular", "missing" or "dangling": see
+    ``Engine.scrub``. ``digest`` is None where there is none, ``detail`` a sentence for people.
+    """
+
+    __slots__ = ()
+
+
+class ScrubReport(namedtuple("ScrubReport", ("checked", "bytes", "problems"))):
+    """What a scrub did: the number of blobs whose content was digested, their bytes, and the Problems
+    found, a list."""
 
     __slots__ = ()
 

@@ -5,7 +5,18 @@ from typing_extensions import Self
 from fastcas.digest import Digest
 from fastcas.model import Descriptor
 
-__all__ = ["BlobInfo", "CompressedPutResult", "CopyResult", "ParsedBlob", "PutResult"]
+__all__ = [
+    "BlobInfo",
+    "CompressedPutResult",
+    "CopyResult",
+    "GCReport",
+    "ParsedBlob",
+    "Problem",
+    "PutResult",
+    "ScrubReport",
+    "StoredBlob",
+    "Swept",
+]
 
 class PutResult(NamedTuple):
     digest: Digest
@@ -25,6 +36,36 @@ class BlobInfo(NamedTuple):
 class CopyResult(NamedTuple):
     method: str
     size: int
+
+class StoredBlob(NamedTuple):
+    path: str
+    digest: Digest | None
+    size: int
+    modified: int
+    changed: int
+    kind: str
+    def is_unused(self, start: int, grace: int) -> bool: ...
+
+class Swept(NamedTuple):
+    removed: list[BlobInfo]
+    left: list[Digest]
+
+class GCReport(NamedTuple):
+    deleted: list[BlobInfo]
+    freed: int
+    kept: int
+    dry_run: bool
+
+class Problem(NamedTuple):
+    digest: Digest | None
+    path: str
+    kind: str
+    detail: str
+
+class ScrubReport(NamedTuple):
+    checked: int
+    bytes: int
+    problems: list[Problem]
 
 class ParsedBlob(NamedTuple):
     descriptor: Descriptor

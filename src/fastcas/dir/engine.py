@@ -17,19 +17,21 @@ from fastcas.dir.ingest import Ingest
 from fastcas.dir.lock import Lock
 from fastcas.dir.reader import BlobReader, describe, read_whole
 from fastcas.dir.root import BLOBS, DIRECTORY, Root, create_layout, open_root
+from fastcas.dir.scan import read_file_clock, scan_blobs
 from fastcas.engine import READ_LIMIT, Engine, too_large
 from fastcas.errors import ClosedError, InvalidError, NotExistError, UnknownAlgorithmError
 from fastcas.results import BlobInfo, CopyResult, PutResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from typing_extensions import Self
 
     from fastcas.engine import Progress
     from fastcas.model import Index
+    from fastcas.results import StoredBlob, Swept
 
 DURABILITIES = ("full", "batch", "none")
 
@@ -239,6 +241,39 @@ class DirEngine(Engine):
 
     def update_index(self, function: Callable[[Index], Index | None]) -> Index:
         return self._index.update(function)
+
+    def read_clock(self) -> int:
+        return read_file_clock()
+
+    def scan_blobs(self) -> Iterator[StoredBlob]:
+        return scan_blobs(self._root)
+
+    def sweep_blobs(
+        self,
+        digests: Sequence[Digest],
+        *,
+        index: Index,
+        start: int,
+        grace: int,
+        progress: Progress | None = None,
+    ) -> Swept:
+        from fastcas.dir.sweep import sweep_blobs
+
+        return sweep_blobs(
+            self._root,
+            self._lock,
+            [Digest(digest) for digest in digests],
+            raw_index=index.to_json(),
+            start=start,
+            grace=grace,
+            durable=self._waits.sync_files,
+            progress=progress,
+        )
+
+    def open_quarantine(self, directory: str) -> Callable[[Digest, Mapping[str, Any]], str | None]:
+        from fastcas.dir.quarantine import Quarantine
+
+        return Quarantine(self._root, self._lock, directory, durable=self._waits.sync_files).move
 
     def clean(self) -> list[str]:
         return remove_debris(self._root, self._lock)

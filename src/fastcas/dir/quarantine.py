@@ -1,0 +1,163 @@
+"""Quarantine: damaged blobs are moved out of the layout, with a note of why. Nothing is deleted."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from fastcas import _core
+from fastcas.digest import Digest
+from fastcas.dir.root import BLOBS, DIRECTORY, write_all
+from fastcas.dir.temp import exists
+from fastcas.errors import CorruptError, InvalidError
+from fastcas.jsonstyle import encode_go
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from fastcas.dir.lock import Lock
+    from fastcas.dir.root import Root
+
+_CHUNK = 1 << 20
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Quarantine:
+    """The directory ``path``, made if need be, mode 0700; InvalidError where it is under ``blobs/``.
+
+    It may be on another filesystem: a blob is copied there then, and the copy digested before the blob
+    goes. ``durable``: a blob's new name survives power loss before its old one goes.
+    """
+
+    def __init__(self, root: Root, lock: Lock, path: str, *, durable: bool) -> None:
+        self._root = root
+        self._lock = lock
+        self._path = os.path.abspath(path)
+        self._durable = durable
+        there = self._path
+        while not os.path.isdir(there):
+            parent = os.path.dirname(there)
+            if parent == there:
+                break
+            there = parent
+        self._refuse_blobs(there)
+        os.makedirs(self._path, 0o700, exist_ok=True)
+
+    def _refuse_blobs(self, path: str) -> None:
+        blobs = self._root.open(BLOBS, os.O_PATH | os.O_DIRECTORY)
+        try:
+            forbidden = os.fstat(blobs)
+        finally:
+            os.close(blobs)
+        path = os.path.realpath(path)
+        while True:
+            if os.path.samestat(os.stat(path), forbidden):
+                message = f"{self._path!r} is under {BLOBS}/, where only blobs may be"
+                raise InvalidError(message, path=self._path)
+            parent = os.path.dirname(path)
+            if parent == path:
+                return
+            path = parent
+
+    def move(self, digest: Digest, note: Mapping[str, Any]) -> str | None:
+        """See ``Engine.open_quarantine``."""
+        digest = Digest(digest)
+        try:
+            fd, _ = self._root.open_regular(f"{BLOBS}/{digest.algorithm}/{digest.encoded}")
+        except (FileNotFoundError, InvalidError):
+            return None
+        try:
+            actual, _ = _core.digest_fd(fd, digest.algorithm)
+            if actual == digest.encoded:
+                return None
+            return self._move(digest, fd, actual, encode_go(dict(note)))
+        finally:
+            os.close(fd)
+
+    def _move(self, digest: Digest, fd: int, actual: str, note: bytes) -> str | None:
+        target = os.open(self._path, DIRECTORY)
+        source = -1
+        moved = False
+        try:
+            source = self._root.open(f"{BLOBS}/{digest.algorithm}", DIRECTORY)
+            name = self._write_note(target, digest, note)
+            try:
+                try:
+                    moved = self._take(fd, source, digest, target, name)
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+                    self._copy(fd, target, name, digest.algorithm, actual)
+                    moved = self._take(fd, source, digest)
+                    if not moved:
+                        os.unlink(name, dir_fd=target)
+            finally:
+                if not moved:
+                    os.unlink(f"{name}.json", dir_fd=target)
+            if moved and self._durable:
+                os.fsync(target)
+                self._root.sync(source, f"{BLOBS}/{digest.algorithm}")
+            return os.path.join(self._path, name) if moved else None
+        finally:
+            os.close(target)
+            if source >= 0:
+                os.close(source)
+
+    def _write_note(self, target: int, digest: Digest, note: bytes) -> str:
+        """Takes a name that nothing has; returns it."""
+        base = name = f"{digest.algorithm}-{digest.encoded}"
+        number = 0
+        while True:
+            try:
+                if exists(target, name):
+                    raise FileExistsError
+                fd = os.open(f"{name}.json", _NEW, 0o644, dir_fd=target)
+                break
+            except FileExistsError:
+                number += 1
+                name = f"{base}.{number}"
+        try:
+            write_all(fd, note)
+            if self._durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        return name
+
+    def _take(self, fd: int, source: int, digest: Digest, target: int = -1, name: str = "") -> bool:
+        """Moves the name of the open blob ``fd``, or without a target removes it; False where it isn't
+        that blob's any more."""
+        encoded = digest.encoded
+        with self._lock.exclusive():
+            try:
+                current = os.stat(encoded, dir_fd=source, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+            if not os.path.samestat(current, os.fstat(fd)):
+                return False  # a put has replaced it
+            if target >= 0:
+                os.rename(encoded, name, src_dir_fd=source, dst_dir_fd=target)
+            else:
+                os.unlink(encoded, dir_fd=source)
+        return True
+
+    def _copy(self, fd: int, target: int, name: str, algorithm: str, actual: str) -> None:
+        copy = os.open(name, _NEW, 0o400, dir_fd=target)
+        try:
+            position = 0
+            while piece := os.pread(fd, _CHUNK, position):
+                write_all(copy, piece)
+                position += len(piece)
+            os.lseek(copy, 0, os.SEEK_SET)
+            if _core.digest_fd(copy, algorithm)[0] != actual:
+                raise CorruptError(f"{name}: the copy in {self._path!r} isn't what was copied")
+            if self._durable:
+                os.fsync(copy)
+                os.fsync(target)
+        except BaseException:
+            os.unlink(name, dir_fd=target)
+            raise
+        finally:
+            os.close(copy)

@@ -1,0 +1,185 @@
+"""sweep: blobs that nothing refers to are removed, as long as the index is the one that says so.
+
+Writers wait for the removal of names only. What takes long comes before the lock is taken (reading
+the index, making it durable) or after it was given back: an inode lives while somebody has it open, so
+that unlinking a gigabyte takes as long as unlinking a byte, and its space is freed when it is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from fastcas.dir.root import BLOBS, DIRECTORY, INDEX_FILE
+from fastcas.dir.scan import times_of
+from fastcas.errors import InvalidError
+from fastcas.results import BlobInfo, StoredBlob, Swept
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fastcas.digest import Digest
+    from fastcas.dir.lock import Lock
+    from fastcas.dir.root import Root
+
+# What one hold of the lock may take: so many descriptors, and about so much time.
+_BATCH = 64
+_HOLD = 0.005  # seconds
+
+# A file can change twice within one tick of the clock that stamps it: a time that is so close to that
+# of the look says nothing.
+_AT_REST = 100_000_000  # nanoseconds
+
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK = 1 << 20
+
+
+def sweep_blobs(
+    root: Root,
+    lock: Lock,
+    digests: Sequence[Digest],
+    *,
+    raw_index: bytes,
+    start: int,
+    grace: int,
+    durable: bool,
+    progress: Callable[[int, int | None], object] | None,
+) -> Swept:
+    """See ``Engine.sweep_blobs``. ``raw_index`` is the index as it must be; ``durable``: it is synced
+    before the first blob goes, since after a crash an older one would name what is gone."""
+    removed: list[BlobInfo] = []
+    position = freed = 0
+    witness = _Witness(root, raw_index, durable)
+    try:
+        while position < len(digests):
+            held: list[int] = []
+            count = len(removed)
+            try:
+                with lock.exclusive():
+                    if not witness.holds():
+                        break
+                    batch = digests[position : position + _BATCH]
+                    position += _unlink(root, batch, start, grace, removed, held)
+            finally:
+                for fd in held:
+                    os.close(fd)
+            freed += sum(blob.size for blob in removed[count:])
+            if progress is not None:
+                progress(freed, None)
+    finally:
+        witness.close()
+    return Swept(removed, list(digests[position:]))
+
+
+def _unlink(
+    root: Root,
+    digests: Sequence[Digest],
+    start: int,
+    grace: int,
+    removed: list[BlobInfo],
+    held: list[int],
+) -> int:
+    """Unlinks what is unused still, and leaves it open in ``held``. Returns how many it looked at."""
+    until = time.monotonic() + _HOLD
+    directories: dict[str, int] = {}
+    try:
+        for number, digest in enumerate(digests):
+            if number and time.monotonic() > until:
+                return number
+            algorithm, _, encoded = digest.partition(":")
+            if algorithm not in directories:
+                directories[algorithm] = _open_directory(root, algorithm)
+            directory = directories[algorithm]
+            if directory < 0:
+                continue
+            try:
+                held.append(os.open(encoded, _LOOK, dir_fd=directory))
+                facts = os.fstat(held[-1])
+                found = StoredBlob("", digest, facts.st_size, *times_of(facts), "blob")
+                if stat.S_ISREG(facts.st_mode) and found.is_unused(start, grace):
+                    # Nobody who locks can have put another file at this name since the look.
+                    os.unlink(encoded, dir_fd=directory)
+                    removed.append(BlobInfo(digest, facts.st_size))
+            except FileNotFoundError:
+                continue  # somebody else removed it
+            except OSError as error:
+                error.filename = root.join(f"{BLOBS}/{algorithm}/{encoded}")
+                raise
+    finally:
+        for directory in directories.values():
+            if directory >= 0:
+                os.close(directory)
+    return len(digests)
+
+
+def _open_directory(root: Root, algorithm: str) -> int:
+    try:
+        return root.open(f"{BLOBS}/{algorithm}", DIRECTORY)
+    except (InvalidError, FileNotFoundError, NotADirectoryError):
+        return -1  # gone since it was listed
+
+
+class _Witness:
+    """The file of the index, open: whether it is still there, with the bytes ``raw``.
+
+    Whoever replaces the index makes another file, which can't have this one's inode while it is open.
+    Whoever writes into it changes its times, or is found by reading it again.
+    """
+
+    def __init__(self, root: Root, raw: bytes, durable: bool) -> None:
+        self._root = root
+        self._raw = raw
+        self._at_rest = False
+        try:
+            self._fd, _ = root.open_regular(INDEX_FILE)
+        except FileNotFoundError as error:
+            message = f"not a layout any more: no {INDEX_FILE}"
+            raise InvalidError(message, path=root.join(INDEX_FILE)) from error
+        try:
+            self._facts = os.fstat(self._fd)
+            self._same = self._compare()
+            if durable and self._same:
+                self._sync()
+        except BaseException:
+            self.close()
+            raise
+
+    def holds(self) -> bool:
+        with self._root.held() as rootfd:
+            try:
+                facts = os.stat(INDEX_FILE, dir_fd=rootfd, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+        if not self._same or not os.path.samestat(facts, self._facts):
+            return False
+        if not self._at_rest or _version(facts) != _version(self._facts):
+            self._same = self._compare()
+        return self._same
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _compare(self) -> bool:
+        now = time.time_ns()
+        self._facts = os.fstat(self._fd)
+        self._at_rest = abs(now - self._facts.st_ctime_ns) > _AT_REST
+        position = 0
+        while piece := os.pread(self._fd, _CHUNK, position):
+            if piece != self._raw[position : position + len(piece)]:
+                return False
+            position += len(piece)
+        return position == len(self._raw) and _version(os.fstat(self._fd)) == _version(self._facts)
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise self._root.named(error, INDEX_FILE) from error.__cause__
+        with self._root.held() as rootfd:
+            self._root.sync(rootfd, ".")
+
+
+def _version(facts: os.stat_result) -> tuple[int, int, int]:
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns

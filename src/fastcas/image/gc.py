@@ -1,0 +1,140 @@
+"""gc: mark what the index leads to, list what is old and unmarked, sweep it while the index holds.
+
+The mark takes no lock, however long it is. The engine's sweep looks at the index again each time that
+it has the lock; where it changed, what is new in it is marked, which is little, and the sweep goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from fastcas.digest import Digest
+from fastcas.errors import InvalidError
+from fastcas.image.parse import children
+from fastcas.image.walk import mark
+from fastcas.results import BlobInfo, GCReport
+
+if TYPE_CHECKING:
+    from fastcas.engine import Engine, Progress
+    from fastcas.image.walk import Marked
+    from fastcas.model import Index
+
+__all__ = ["Policy", "collect"]
+
+Policy = Callable[[BlobInfo], bool]
+
+#: How often what is new in the index is marked before the rest is left to the next gc.
+ATTEMPTS = 1000
+
+_SECOND = 1_000_000_000
+
+
+def collect(
+    engine: Engine,
+    *,
+    dry_run: bool = False,
+    grace: float = 3600,
+    keep: Iterable[Policy] = (),
+    progress: Progress | None = None,
+) -> GCReport:
+    """See ``Engine.gc``."""
+    nanoseconds = _check_grace(grace)
+    policies = _check_policies(keep)
+    start = engine.read_clock()
+    index = engine.get_index()
+    marked = mark(engine, children(index))
+    planned, stored = _plan(engine, marked, policies, start, nanoseconds)
+    if dry_run:
+        deleted = list(planned.values())
+        return GCReport(deleted, _sum(deleted), stored - len(deleted), True)
+    deleted = _sweep(engine, index, marked, planned, start, nanoseconds, progress)
+    engine.clean()
+    return GCReport(deleted, _sum(deleted), stored - len(deleted), False)
+
+
+def _plan(
+    engine: Engine, marked: Marked, policies: list[Policy], start: int, grace: int
+) -> tuple[dict[Digest, BlobInfo], int]:
+    """What would go, and the number of all stored blobs."""
+    planned: dict[Digest, BlobInfo] = {}
+    stored = 0
+    for found in engine.scan_blobs():
+        if found.kind != "blob" or found.digest is None:
+            continue
+        stored += 1
+        if found.digest in marked or not found.is_unused(start, grace):
+            continue
+        blob = BlobInfo(found.digest, found.size)
+        if not _is_kept(blob, policies):
+            planned[blob.digest] = blob
+    return planned, stored
+
+
+def _is_kept(blob: BlobInfo, policies: list[Policy]) -> bool:
+    for policy in policies:
+        kept = policy(blob)
+        if kept is True:
+            return True
+        if kept is not False:  # a policy that forgets to return would have everything deleted
+            raise TypeError(f"a policy must return True (keep) or False, not {kept!r}"[:200])
+    return False
+
+
+def _sweep(
+    engine: Engine,
+    index: Index,
+    marked: Marked,
+    planned: dict[Digest, BlobInfo],
+    start: int,
+    grace: int,
+    progress: Progress | None,
+) -> list[BlobInfo]:
+    deleted: list[BlobInfo] = []
+    total = _sum(planned.values())
+    left = list(planned)
+    for _ in range(ATTEMPTS):
+        if not left:
+            break
+        before = _sum(deleted)
+        swept = engine.sweep_blobs(
+            left,
+            index=index,
+            start=start,
+            grace=grace,
+            progress=None if progress is None else _shift(progress, before, total),
+        )
+        deleted += swept.removed
+        if not swept.left:
+            break
+        index = engine.get_index()
+        mark(engine, children(index), marked)
+        left = [digest for digest in swept.left if digest not in marked]
+    return deleted
+
+
+def _shift(progress: Progress, before: int, total: int) -> Progress:
+    return lambda done, _: progress(before + done, total)
+
+
+def _sum(blobs: Iterable[BlobInfo]) -> int:
+    return sum(blob.size for blob in blobs)
+
+
+def _check_grace(grace: float) -> int:
+    if isinstance(grace, bool) or not isinstance(grace, (int, float)):
+        raise InvalidError(f"grace must be a number of seconds, not {type(grace).__name__}")
+    if not (math.isfinite(grace) and grace >= 0):
+        raise InvalidError(f"grace must be 0 seconds or more, not {grace!r}")
+    return math.ceil(grace * _SECOND)
+
+
+def _check_policies(keep: Iterable[Policy]) -> list[Policy]:
+    if callable(keep):
+        raise TypeError("keep must be a series of policies, not one")
+    policies = list(keep)
+    for policy in policies:
+        if not callable(policy):
+            raise TypeError(f"a policy must be callable, not {type(policy).__name__}")
+    return policies
