@@ -24,6 +24,7 @@ RANKS = [
     ["dir.root"],
     ["dir.__init__"],
     ["engine"],
+    ["contract"],
     ["image.compress"],
     ["copyout", "source"],
     ["image.archive", "image.artifact", "image.build", "image.copy"],

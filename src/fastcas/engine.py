@@ -1,41 +1,28 @@
-"""Engine: the contract that every store of OCI images keeps, and what each gets for free.
+"""Engine: the contract, and what every store of OCI images gets for free.
 
-The abstract methods are what an engine must have; the others are written against them alone, or
-hand on to ``fastcas.image``, so that they work on every engine.
+What stands here is written against ``Contract`` alone, or hands on to ``fastcas.image``, so that it
+works on every engine.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
-from fastcas.digest import Digest
-from fastcas.errors import InvalidError, NotExistError, UnsupportedError
+from fastcas.contract import Contract
+from fastcas.errors import InvalidError
 from fastcas.results import CopyResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from typing_extensions import Self
-
+    from fastcas.contract import Progress
+    from fastcas.digest import Digest
     from fastcas.dir.reader import BlobReader
     from fastcas.image.decompress import PlainReader
     from fastcas.image.verified import EmbeddedReader
-    from fastcas.model import Descriptor, Index, Platform
-    from fastcas.results import (
-        BlobInfo,
-        GCReport,
-        ParsedBlob,
-        PutResult,
-        ScrubReport,
-        StoredBlob,
-        Swept,
-    )
-
-    Progress = Callable[[int, int | None], object]
+    from fastcas.model import Descriptor, Platform
+    from fastcas.results import BlobInfo, GCReport, ParsedBlob, PutResult, ScrubReport
 
 #: What read_blob reads into memory unless told otherwise, in bytes.
 READ_LIMIT = 4 << 20
@@ -46,176 +33,11 @@ def too_large(digest: Digest, size: int, limit: int) -> InvalidError:
     return InvalidError(f"{digest} has {size} bytes, more than the limit of {limit}", digest=digest)
 
 
-def _lacks(engine: Engine, method: str) -> UnsupportedError:
-    return UnsupportedError(f"{type(engine).__name__} has no {method}")
+class Engine(Contract):
+    """A content-addressable store of OCI images: blobs by digest, one index, and what is made of them.
 
-
-class Engine(ABC):
-    """A content-addressable store of OCI images: blobs by digest, and one index.
-
-    Digests may be given as Digest or str; a str is validated before anything else happens
-    (InvalidError). Every method raises ClosedError after ``close``, and OSError, with errno and
-    file name, for what the system refuses. ``progress`` is called as ``progress(done, total)``
-    about once a MiB, with bytes; total is None where it isn't known. Engines are context managers,
-    thread-safe, safe to use in a forked child, and picklable.
+    See ``Contract`` for what holds for every method.
     """
-
-    @property
-    @abstractmethod
-    def durability(self) -> str:
-        """ "full", "batch" or "none": see ``fastcas.open``."""
-
-    @abstractmethod
-    def put_blob(
-        self,
-        source: Any,
-        *,
-        algorithm: str = "sha256",
-        expected_digest: str | None = None,
-        expected_size: int | None = None,
-        verify_existing: bool = False,
-        progress: Progress | None = None,
-        compress: str | None = None,
-        level: int | None = None,
-    ) -> PutResult:
-        """Stores the content of ``source``; returns its (digest, size in bytes).
-
-        ``source`` is a bytes-like object, a path object, a binary file or socket (read from where it
-        stands to its end), an object with ``readinto`` or ``read``, or an iterable of bytes-likes.
-        ``algorithm`` names the digest; that of ``expected_digest`` wins over the default.
-        ``expected_digest`` and ``expected_size`` (bytes) are checked before anything is published.
-        ``verify_existing`` reads a stored blob of the same digest again before it is taken as good;
-        otherwise only blobs up to 1 MiB are, and larger ones judged by their size.
-
-        Returning means that the content is stored under the digest, as durable as ``durability``
-        says, also where it was stored before; a stored file that is found wrong is replaced. After
-        an error nothing has been published.
-
-        ``compress`` names a compression, "gzip", "zstd", "none" or a registered one, and ``level`` its
-        level (gzip 1 to 9, zstd 1 to 22). The blob is then the compressed content, which is what
-        ``expected_digest`` and ``expected_size`` are about; ``progress`` counts plain bytes. The
-        result is a CompressedPutResult, which has ``diff_id`` and ``plain_size`` of the plain content
-        too. UnknownTypeError for an unknown name, InvalidError for a level that there isn't,
-        UnsupportedError where zstd isn't installed. An engine hands such a call on to
-        ``fastcas.image.compress.put_compressed``, and takes sources by ``fastcas.source.open_source``.
-
-        Raises DigestMismatchError and SizeMismatchError for what was expected, TypeError for ``str``
-        (content or path?) and what is no source, UnknownAlgorithmError, DurabilityError where the
-        content is published but couldn't be synced, and whatever the source raises.
-        """
-
-    @abstractmethod
-    def get_blob(self, digest: str) -> BlobReader:
-        """Opens a blob; returns a BlobReader, which verifies what it hands out. The caller closes it.
-
-        Raises NotExistError, InvalidError where the blob's place is taken by something else than a
-        regular file, UnknownAlgorithmError.
-        """
-
-    @abstractmethod
-    def stat_blob(self, digest: str) -> BlobInfo:
-        """Returns (digest, size in bytes) of a stored blob without reading it.
-
-        Raises NotExistError, and InvalidError like ``get_blob``.
-        """
-
-    @abstractmethod
-    def delete_blob(self, digest: str) -> None:
-        """Removes a blob; returning means that it isn't stored, whether it was or not.
-
-        After power loss the blob may be there again, whole.
-        """
-
-    @abstractmethod
-    def list_blobs(self) -> Iterator[Digest]:
-        """The digests of all stored blobs, in no order, as a lazy iterator.
-
-        What isn't named like a blob, or isn't a regular file, is skipped. Whether a blob that is put
-        or deleted meanwhile is among them is left open.
-        """
-
-    @abstractmethod
-    def get_index(self) -> Index:
-        """The index as it is: the old one or the new one beside writers, never a mixture.
-
-        Raises InvalidError where it is missing, ambiguous, larger than 64 MiB, or no index.
-        """
-
-    @abstractmethod
-    def put_index(self, index: Index) -> None:
-        """Replaces the index. To change it, use ``update_index``, which loses no one's update.
-
-        Durable on return unless ``durability`` is "none"; what it names is made durable before.
-        """
-
-    @abstractmethod
-    def update_index(self, function: Callable[[Index], Index | None]) -> Index:
-        """Changes the index: calls ``function(index)`` and writes the Index that it returns.
-
-        Nobody else's ``update_index`` or ``put_index`` comes between, in any process. ``function``
-        returns None to leave the index as it is; what it raises is raised, and nothing is written.
-        It may be called again where a program that doesn't lock changed the index meanwhile. It may
-        use this engine from its own thread to put and get, not to change the index (InvalidError).
-
-        Returns the index as it is then; durable like after ``put_index``.
-        """
-
-    @abstractmethod
-    def clean(self) -> list[str]:
-        """Removes what ended writers left behind; returns the names. Never a blob, a reference, a
-        file of a living writer, or anything that isn't named as such."""
-
-    @abstractmethod
-    def sync(self) -> None:
-        """Makes every put that has returned durable, where ``durability`` is "batch"."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Ends the use of this engine, after ``sync``. Readers go on. A second close does nothing."""
-
-    # What gc and scrub need of an engine beyond the contract; one that lacks it has neither.
-
-    def read_clock(self) -> int:
-        """The time of the store's own clock in nanoseconds: what was put, deduped or changed before
-        this call has an earlier ``StoredBlob.changed``, what is after it none earlier.
-
-        UnsupportedError, like the three after it, where the engine can't say.
-        """
-        raise _lacks(self, "read_clock")
-
-    def scan_blobs(self) -> Iterator[StoredBlob]:
-        """Everything that lies where blobs are kept, as a lazy iterator of StoredBlob, in no order:
-        blobs, and what is no blob by its name or kind. Opens none of it."""
-        raise _lacks(self, "scan_blobs")
-
-    def sweep_blobs(
-        self,
-        digests: Sequence[Digest],
-        *,
-        index: Index,
-        start: int,
-        grace: int,
-        progress: Progress | None = None,
-    ) -> Swept:
-        """Removes those of ``digests`` that are unused (``StoredBlob.is_unused``) in their turn,
-        as long as the index is byte for byte ``index``; returns Swept(removed, left).
-
-        Between that look at the index and the blob and the removal, no put that finds the blob stored
-        and no change of the index may come: each either comes before, and is seen, or after. They wait
-        for a few removals, never for all. The index survives power loss before the first one is
-        made, unless ``durability`` is "none". ``progress`` counts the bytes removed.
-        """
-        raise _lacks(self, "sweep_blobs")
-
-    def open_quarantine(self, directory: str) -> Callable[[Digest, Mapping[str, Any]], str | None]:
-        """Makes ``directory`` of the local filesystem, if need be, and returns what moves damaged blobs
-        there: ``move(digest, note)`` returns the blob's new path, beside which is ``note`` as JSON.
-
-        It digests the blob once more; None where that is right, or has gone, by then. A put of this
-        digest either comes before, and then the blob is right, or after, and stores it anew.
-        InvalidError for a directory among the blobs.
-        """
-        raise _lacks(self, "open_quarantine")
 
     def put_blobs(
         self, sources: Iterable[Any], *, algorithm: str = "sha256", progress: Progress | None = None
@@ -527,33 +349,3 @@ class Engine(ABC):
         from fastcas.image import resolve
 
         return resolve.resolve_reference(self, name, platform=platform)
-
-    def __contains__(self, digest: object) -> bool:
-        try:
-            self.stat_blob(digest)  # type: ignore[arg-type]
-        except (NotExistError, InvalidError) as error:
-            if isinstance(error, NotExistError) or error.digest is not None:
-                return False
-            raise
-        return True
-
-    def __iter__(self) -> Iterator[Digest]:
-        return self.list_blobs()
-
-    # list(engine) asks for this first, and so lists twice: list(engine.list_blobs()) doesn't.
-    def __len__(self) -> int:
-        return sum(1 for _ in self.list_blobs())
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

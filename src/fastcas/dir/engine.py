@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from fastcas.engine import Progress
+    from fastcas.contract import Progress
     from fastcas.model import Index
     from fastcas.results import StoredBlob, Swept
 

@@ -26,7 +26,8 @@ from fastcas.image.decompress import decompress
 from fastcas.model import INDEX_LIMIT, Descriptor, Index
 
 if TYPE_CHECKING:
-    from fastcas.engine import Engine, Progress
+    from fastcas.contract import Progress
+    from fastcas.engine import Engine
     from fastcas.image.closure import Item
     from fastcas.model import Platform
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import io
     from datetime import datetime
 
-    from fastcas.engine import Engine, Progress
+    from fastcas.contract import Progress
+    from fastcas.engine import Engine
 
     Path = str | os.PathLike[str]
 

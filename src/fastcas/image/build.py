@@ -31,7 +31,8 @@ from fastcas.model import Descriptor, Index, Manifest, Platform
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from fastcas.engine import Engine, Progress
+    from fastcas.contract import Progress
+    from fastcas.engine import Engine
     from fastcas.image.layer import LayerSource
     from fastcas.results import PutResult
 

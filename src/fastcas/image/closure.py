@@ -24,7 +24,8 @@ from fastcas.image.walk import DEPTH_LIMIT, NODE_LIMIT
 from fastcas.model import ANNOTATION_REF_NAME, Descriptor, Index, Manifest
 
 if TYPE_CHECKING:
-    from fastcas.engine import Engine, Progress
+    from fastcas.contract import Progress
+    from fastcas.engine import Engine
     from fastcas.image.parse import Link
     from fastcas.model import Platform
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from fastcas.engine import Engine, Progress
+    from fastcas.contract import Progress
+    from fastcas.engine import Engine
 
 __all__ = [
     "LIMIT",

@@ -9,7 +9,8 @@ from fastcas.image.reference import check_reference_name
 from fastcas.model import Descriptor
 
 if TYPE_CHECKING:
-    from fastcas.engine import Engine, Progress
+    from fastcas.contract import Progress
+    from fastcas.engine import Engine
     from fastcas.image.closure import Item
     from fastcas.model import Platform
 

@@ -17,7 +17,8 @@ from fastcas.image.walk import mark
 from fastcas.results import BlobInfo, GCReport
 
 if TYPE_CHECKING:
-    from fastcas.engine import Engine, Progress
+    from fastcas.contract import Progress
+    from fastcas.engine import Engine
     from fastcas.image.walk import Marked
     from fastcas.model import Index
 

@@ -15,7 +15,8 @@ from fastcas.image.folder import pack_folder
 from fastcas.model import Descriptor
 
 if TYPE_CHECKING:
-    from fastcas.engine import Engine, Progress
+    from fastcas.contract import Progress
+    from fastcas.engine import Engine
 
 __all__ = ["Layer", "LayerSource", "put_layer"]
 

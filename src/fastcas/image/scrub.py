@@ -27,7 +27,8 @@ from fastcas.results import Problem, ScrubReport
 if TYPE_CHECKING:
     from typing import Any
 
-    from fastcas.engine import Engine, Progress
+    from fastcas.contract import Progress
+    from fastcas.engine import Engine
     from fastcas.model import Index
     from fastcas.results import StoredBlob
 
