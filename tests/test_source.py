@@ -20,3 +20,24 @@ def test_a_socket_that_is_closed_or_unconnected_is_refused(tmp_path):
             cas.put_blob(idle)
         assert caught.value.errno == errno.ENOTCONN
         assert len(cas) == 0
+
+
+def test_a_socket_that_mustnt_wait_or_not_for_ever(tmp_path):
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        for timeout, error, number in (
+            (0.0, BlockingIOError, errno.EAGAIN),
+            (0.1, TimeoutError, errno.ETIMEDOUT),
+        ):
+            one, two = socket.socketpair()
+            with one, two:
+                two.settimeout(timeout)
+                with pytest.raises(error) as caught:
+                    cas.put_blob(two)
+                assert caught.value.errno == number
+        one, two = socket.socketpair()
+        with one, two:
+            one.sendall(b"there already")
+            one.shutdown(socket.SHUT_WR)
+            two.setblocking(False)
+            assert cas.put_blob(two).size == 13
+        assert len(cas) == 1

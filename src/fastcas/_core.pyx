@@ -37,6 +37,7 @@ from fastcas.native.sys cimport (
     fc_is_hex, fc_link_fd, fc_next_name, fc_open_regular, fc_openat2, fc_read_names,
 )
 
+import errno
 import os
 import stat
 from _thread import allocate_lock
@@ -417,7 +418,7 @@ cdef class Sink:
             self.beat()
             waited = 0.0 if self.sink.size > before else waited + 0.1
             if status == 1 and 0 <= timeout < waited:
-                raise TimeoutError(f"nothing came for {timeout:g} seconds")
+                raise TimeoutError(errno.ETIMEDOUT, f"nothing came for {timeout:g} seconds")
 
     def write(self, data):
         """Takes a bytes-like object. Only `bytes` can't change under our hands: large ones are

@@ -139,10 +139,19 @@ def _resume(file: io.BufferedReader | io.BufferedRandom, fd: int) -> None:
 def _from_socket(socket: Any) -> Source:
     timeout = socket.gettimeout()
     fd = socket.fileno()
+    if timeout == 0:
+        return Source(lambda sink: _feed_unblocked(sink, fd))
     os.fstat(fd)  # -1 of a closed socket: poll would wait for it for ever
     return Source(
         lambda sink: sink.copy_from_fd(fd, polled=True, timeout=-1.0 if timeout is None else timeout)
     )
+
+
+def _feed_unblocked(sink: _core.Sink, fd: int) -> None:
+    try:
+        sink.copy_from_fd(fd, polled=True, timeout=0.0)
+    except TimeoutError:
+        raise _would_block() from None
 
 
 def _from_buffer(source: Any, view: memoryview) -> Source:

@@ -135,6 +135,9 @@ class BlobReader(io.RawIOBase):
             self._in_order = False
             self._failure = describe(error, digest)
             raise self._failure from None
+        except OSError as error:
+            self._name(error)
+            raise
         self._in_order = False
         self._verified = True
         self._position = self.size
@@ -267,11 +270,16 @@ class BlobReader(io.RawIOBase):
             self._end_stream()
             self._failure = describe(error, self.digest)
             raise self._failure from None
-        except BaseException:
+        except BaseException as error:
             # An interrupt, an I/O error, a buffer that can't be written: what was read for this call is
             # lost, not the place.
             self._drop_stream()
+            self._name(error)
             raise
+
+    def _name(self, error: BaseException) -> None:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = f"blobs/{self.digest.replace(':', '/')}"
 
     def _read_unverified(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
