@@ -78,14 +78,9 @@ def store_image(layout: Path, layer: Path, tag: str) -> dict[str, fastcas.PutRes
 def read_image(layout: Path, tag: str, unpacked: Path) -> int:
     """Reads all that the tag names, every byte verified; returns how many bytes."""
     with fastcas.open(layout) as cas:
-        (entry,) = (
-            entry
-            for entry in cas.get_index().manifests
-            if (entry.annotations or {}).get("org.opencontainers.image.ref.name") == tag
-        )
-        raw = cas.read_blob(entry.digest)
-        manifest = fastcas.Manifest.from_json(raw)
-        total = len(raw) + len(cas.read_blob(manifest.config.digest))
+        ((entry,),) = cas.resolve_reference(tag)
+        manifest = cas.read_descriptor(entry).data
+        total = entry.size + len(cas.read_blob(manifest.config.digest))
         for layer in manifest.layers:
             with cas.get_blob(layer.digest) as blob, unpacked.open("wb") as target:
                 shutil.copyfileobj(blob, target, CHUNK)

@@ -32,6 +32,7 @@ SHIM = r"""
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -39,6 +40,16 @@ SHIM = r"""
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 enum { OPENAT2 = 437, WENT_ON = 42 };
+
+/* What a blob's way is made of, a letter a call. */
+char order[4096];
+int noted;
+
+static void note(char what)
+{
+    if (noted < (int)sizeof order - 1)
+        order[noted++] = what;
+}
 
 /* openat2 says EAGAIN so often. */
 int eagain_left, openat2_calls;
@@ -53,6 +64,7 @@ long syscall(long number, ...)
         a[i] = va_arg(list, long);
     va_end(list);
     if (number == OPENAT2) {
+        note('o');
         if (++openat2_calls > 100000)
             _exit(WENT_ON);
         if (eagain_left > 0) {
@@ -124,6 +136,7 @@ ssize_t sendfile(int out, int in, off_t *from, size_t size)
 
 ssize_t pread(int fd, void *data, size_t size, off_t at)
 {
+    note('r');
     if (interrupt_in == PREAD) {
         called(0);
         size = little(size);
@@ -131,15 +144,8 @@ ssize_t pread(int fd, void *data, size_t size, off_t at)
     return REAL(pread)(fd, data, size, at);
 }
 
-/* What a put does, a letter each; writes of one byte, and one that says more than it did. */
-char order[4096];
-int noted, tiny, lies, sync_fails, taken;
-
-static void note(char what)
-{
-    if (noted < (int)sizeof order - 1)
-        order[noted++] = what;
-}
+/* Writes of one byte, writes that say more than they did, a sync that fails, a name that was just taken. */
+int tiny, lies, sync_fails, taken;
 
 /* A disk: so many writes take longer than a section without the GIL may last, and store half. */
 int slow_writes;
@@ -159,6 +165,24 @@ ssize_t pwrite(int fd, const void *data, size_t size, off_t at)
     if (lies)
         return REAL(pwrite)(fd, data, size - 1, at) + 1;
     return REAL(pwrite)(fd, data, size, at);
+}
+
+int fstat(int fd, struct stat *facts)
+{
+    note('f');
+    return REAL(fstat)(fd, facts);
+}
+
+int fstatat(int fd, const char *name, struct stat *facts, int flags)
+{
+    note('a');
+    return REAL(fstatat)(fd, name, facts, flags);
+}
+
+int close(int fd)
+{
+    note('c');
+    return REAL(close)(fd);
 }
 
 int fsync(int fd)
@@ -433,23 +457,37 @@ def test_bytes_are_released_only_when_they_are_hashed(run, tmp_path, before, slo
 # ---- a small put, which is one call of the core ----
 
 
-def test_a_small_put_is_synced_before_it_has_a_name(run, tmp_path):
+def test_the_system_calls_of_a_small_blob(run, tmp_path):
+    """Each one, in order: a file is synced before it has a name, and nothing is asked for in vain."""
     told = run(
         """
-        orders = []
+        order = variable("order", ctypes.c_char * 4096)
+        def calls(operation):
+            variable("noted").value = 0
+            order.value = bytes(4096)
+            operation()
+            return order.value.decode()
+        ways = {}
         for level in ("full", "batch", "none"):
             with fastcas.create(os.path.join(sys.argv[1], level), durability=level) as cas:
                 cas.put_blob(b"the first anchors the directory")
-                variable("noted").value = 0
-                cas.put_blob(b"small")
-                orders.append(variable("order", ctypes.c_char * 4096).value.decode())
-                variable("order", ctypes.c_char * 4096).value = bytes(4096)
-        told(orders=orders)
+                ways[level] = calls(lambda: cas.put_blob(b"small"))
+                digest = "sha256:" + hashlib.sha256(b"small").hexdigest()
+                ways["read"] = calls(lambda: cas.read_blob(digest))
+                def get():
+                    with cas.get_blob(digest) as blob:
+                        blob.read()
+                ways["get"] = calls(get)
+        told(**ways)
         """,
         tmp_path,
     )
-    # Written, synced, linked; at "full" the directory is synced, before the call returns.
-    assert [order[: 4 - i] for i, order in enumerate(told["orders"])] == ["wsls", "wsl", "wl"]
+    # The directory, the name, a file; write, fstat, (sync,) link.
+    assert told["none"] == "oao" + "wfl" + "cc"
+    assert told["batch"] == "oao" + "wfsl" + "cc"
+    # The directory is synced before the call returns.
+    assert told["full"] == "oao" + "wfsl" + "c" + "sc"
+    assert told["read"] == told["get"] == "ofrc"
 
 
 def test_a_small_put_meets_a_disk_that_fails(run, tmp_path):
