@@ -16,6 +16,7 @@ setup(
             extra_link_args=["-ldl", "-pthread"],
         ),
         build_dir="build/cython",
+        include_path=["src"],  # small.pxd finds stream.pxd by it
         compiler_directives={"language_level": 3},
     ),
 )
