@@ -251,6 +251,36 @@ class TestPut:
         assert str(tmp_path) in call("put", layout, tmp_path, code=5).stderr
 
 
+class TestPutCompressed:
+    @pytest.mark.parametrize("name", ["gzip", "zstd"])
+    @pytest.mark.parametrize("options", [[], ["--level", "1"]])
+    def test_one_and_many(self, layout, tmp_path, name, options):
+        files = [tmp_path / "a", tmp_path / "b"]
+        for file in files:
+            file.write_bytes(file.name.encode() * 5000)
+        options = ["--compress", name, *options]
+        blobs = answer("put", layout, *files, *options)["blobs"]
+        assert [list(b) for b in blobs] == [["digest", "size", "source", "diffId", "plainSize"]] * 2
+        for file, blob in zip(files, blobs, strict=True):
+            content = file.read_bytes()
+            assert (blob["diffId"], blob["plainSize"]) == (digest_of(content), 5000)
+            assert blob["size"] < 1000
+            with fastcas.open(layout) as cas, cas.get_plain_blob(blob["digest"]) as plain:
+                assert plain.readall() == content
+        assert call("put", layout, files[0], *options).stdout == blobs[0]["digest"] + "\n"
+
+    def test_a_pipe(self, layout):
+        result = run("put", layout, "-", "--compress", "gzip", "--json", input=b"x" * 9000)
+        assert json.loads(result.stdout)["blobs"][0]["diffId"] == digest_of(b"x" * 9000)
+
+    def test_errors(self, layout, tmp_path):
+        (tmp_path / "a").touch()
+        call("put", layout, tmp_path / "a", "--level", "3", code=2)
+        call("put", layout, tmp_path / "a", "--compress", "lz4711", code=4)
+        call("put", layout, tmp_path / "a", "--compress", "gzip", "--level", "10", code=4)
+        assert answer("ls", layout) == {"blobs": []}
+
+
 class TestGet:
     def test_to_standard_output(self, layout):
         content = os.urandom(2 * MIB + 333)
@@ -489,11 +519,21 @@ COMMANDS = [
     ["tag", "LAYOUT", "new", "old"],
     ["untag", "LAYOUT", "old"],
     ["clean", "LAYOUT"],
+    ["tree", "LAYOUT"],
+    ["referrers", "LAYOUT", "v1"],
+    ["gc", "LAYOUT"],
+    ["gc", "LAYOUT", "--dry-run", "--keep-newest", "1"],
+    ["scrub", "LAYOUT"],
+    ["build", "LAYOUT", "/", "--tag", "v1"],
+    ["append", "LAYOUT", "v1", "/"],
+    ["artifact", "LAYOUT", "/", "--type", "a/b", "--tag", "v1"],
+    ["cp", "-", "LAYOUT"],
+    ["cp", "LAYOUT", "-"],
 ]
 
 
 class TestErrors:
-    @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+    @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
     def test_no_layout(self, tmp_path, command):
         for path, code in ((tmp_path / "none", 3), (tmp_path, 4)):
             stderr = call(*[str(path) if a == "LAYOUT" else a for a in command], code=code).stderr
@@ -681,14 +721,15 @@ class TestTerminal:
         assert terminal.text() == ""
 
     def test_sizes_for_people(self, image, terminal):
-        for arguments in (["ls"], ["refs"], ["put", "-"]):
+        for arguments in (["ls"], ["refs"], ["put", "-"], ["put", "-", "/dev/null"]):
             name, *rest = arguments
             result = run(name, image["layout"], *rest, input=b"x" * 2000, stdout=terminal.program)
             assert (result.returncode, result.stderr) == (0, b"")
         text = terminal.text()
         assert f"{image['layer']}  4.9 KiB" in text
         assert "\t" not in text
-        assert "2.0 KiB  -" in text
+        assert f"{digest_of(b'x' * 2000)}  2.0 KiB\r\n" in text
+        assert "2.0 KiB  -\r\n" in text
 
 
 class TestNames:
@@ -699,7 +740,7 @@ class TestNames:
         result = run("put", layout, file, "--json")
         source = json.loads(result.stdout)["blobs"][0]["source"]
         assert os.fsencode(source) == file
-        result = run("put", layout, file, stdout=terminal.program)
+        result = run("put", layout, file, "/dev/null", stdout=terminal.program)
         assert result.returncode == 0
         assert f"{tmp_path}/caf\\xe9\\n" in terminal.text()
         result = run("put", layout, file + b"-")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Deeper than this the branches of a tree aren't drawn any further.
-MOST_BRANCHES = 24
+MOST_BRANCHES = 10
 
 # The settings of a config; with such short labels a digest fits into 80 columns.
 _LABELS = {

@@ -73,9 +73,9 @@ def put(
 ) -> None:
     """Store files, or standard input (-), as blobs.
 
-    Prints the digests, a line each in the order of the FILEs; on a terminal with sizes and names.
-    They are printed when the blobs are as durable as asked for. With --compress the blob is the
-    compressed content; --json then has the digest and size of the plain one too.
+    Prints the digests, a line each in the order of the FILEs; on a terminal with sizes and, of
+    several, names. They are printed when the blobs are as durable as asked for. With --compress the
+    blob is the compressed content; --json then has the digest and size of the plain one too.
 
     \b
     tar c site | fastcas put image - --compress zstd
@@ -128,7 +128,8 @@ def put(
         return
     for blob, name in zip(stored, files, strict=True):
         if on_terminal(sys.stdout):
-            say(f"{blob.digest} {human(blob.size):>8}  {printable(name)}")
+            source = f"  {printable(name)}" if len(files) > 1 else ""
+            say(f"{blob.digest} {human(blob.size):>8}{source}")
         else:
             say(blob.digest)
 

@@ -310,7 +310,7 @@ def cp(
     image:v1 v1.tar         to an archive (oci-archive); with - to a pipe
     image all.tar           all that the index leads to
     all.tar image           from an archive, all that it names; also - image
-    all.tar:v1 image        one name of it; also -:v1 image
+    all.tar:v1 image        one name of it; of a pipe: /dev/stdin:v1
     image:v1 manifest.json  what the name stands for, as a file
     image:sha256:... FILE   any blob, as a file, also one that is called .tar
 
