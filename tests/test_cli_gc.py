@@ -252,6 +252,13 @@ class TestScrub:
         assert lines[:2] == ["corrupt", f"    {digest}"]
         assert lines[-1].endswith(": 1 problem")
 
+    def test_problems_that_can_not_be_told(self, layout):
+        self.damage(layout)
+        with open("/dev/full", "wb") as full:
+            result = run("scrub", layout, stdout=full)
+        assert result.returncode == 5
+        assert result.stderr.startswith(b"fastcas: standard output: ")
+
     def test_no_index(self, layout):
         (layout / "index.json").write_bytes(b"{")
         call("scrub", layout, code=4)

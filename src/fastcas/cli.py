@@ -107,13 +107,14 @@ class Commands(click.Group):
                 formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
 
     def invoke(self, ctx: click.Context) -> None:
+        ended = None
         try:
-            super().invoke(ctx)
+            try:
+                super().invoke(ctx)
+            except click.exceptions.Exit as exit:
+                ended = exit
             flush()
         except (click.ClickException, click.Abort):
-            raise
-        except click.exceptions.Exit:
-            flush()
             raise
         except Exception as error:
             status = exit_status(error)
@@ -127,6 +128,8 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             complain("interrupted")
             raise click.exceptions.Exit(130) from None
+        if ended is not None:
+            raise ended
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         # Left to itself, click imports shutil to learn this, for a twentieth of what --help may take.
