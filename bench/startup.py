@@ -19,7 +19,7 @@ import bed
 
 LIMITS = {"import fastcas": 40.0, "fastcas --help": 90.0}  # milliseconds
 # What the installed entry point does; the script itself isn't there when run from the source.
-_HELP = "import sys; sys.argv = ['fastcas', '--help']; from fastcas.cli import main; main()"
+_HELP = "import sys; sys.argv = ['fastcas', '--help']; from fastcas.__main__ import main; main()"
 
 
 def measure(runs: int = 21) -> dict[str, float]:

@@ -6,11 +6,9 @@ import errno
 import hashlib
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
-import threading
 import time
 from importlib.metadata import entry_points, version
 
@@ -18,49 +16,24 @@ import pytest
 from click.testing import CliRunner
 
 import fastcas
-from fastcas.cli import main
+import fastcas.__main__
+from fastcas.cli import MODULES, SECTIONS, main
 from fastcas.console import human, printable
 from fastcas.model import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST
-from fastcas.targets import split_source
-
-FASTCAS = [sys.executable, "-m", "fastcas"]
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-MIB = 1 << 20
-ABSENT = "sha256:" + "0" * 64
-
-
-def digest_of(content: bytes) -> str:
-    return "sha256:" + hashlib.sha256(content).hexdigest()
-
-
-def call(*arguments: object, code: int = 0):
-    """Runs a command in this process; its exit code must be ``code``, and its output is returned."""
-    result = CliRunner().invoke(main, [os.fspath(a) for a in arguments])
-    assert result.exit_code == code, result.output
-    assert not isinstance(result.exception, Exception), result.exception
-    if code:
-        assert result.stderr.startswith("fastcas: ")
-        assert result.stderr.count("\n") == 1
-    return result
-
-
-def answer(*arguments: object):
-    """The JSON document that a command prints with --json; nothing else is printed."""
-    result = call(*arguments, "--json")
-    assert result.stderr == ""
-    assert result.stdout.endswith("\n")
-    return json.loads(result.stdout)
-
-
-def run(*arguments: object, **extra):
-    """Runs the program itself."""
-    command = [*FASTCAS, *(os.fspath(a) for a in arguments)]
-    extra = {"stdin": subprocess.DEVNULL, "timeout": 60, "env": ENVIRONMENT, **extra}
-    if "input" in extra:
-        del extra["stdin"]
-    extra.setdefault("stdout", subprocess.PIPE)
-    extra.setdefault("stderr", subprocess.PIPE)
-    return subprocess.run(command, **extra)
+from fastcas.targets import split_place
+from shell import (
+    ABSENT,
+    ENVIRONMENT,
+    FASTCAS,
+    MIB,
+    Terminal,
+    answer,
+    blob_path,
+    call,
+    corrupt,
+    digest_of,
+    run,
+)
 
 
 @pytest.fixture
@@ -91,33 +64,28 @@ def image(layout):
     }
 
 
-def blob_path(layout, digest):
-    return layout / "blobs" / "sha256" / digest.partition(":")[2]
-
-
-def corrupt(layout, digest):
-    path = blob_path(layout, digest)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.chmod(0o644)
-    path.write_bytes(content)
-
-
 class TestHelp:
     def test_names_every_command_and_fits_a_terminal(self):
         text = call("--help").stdout
-        for name in main.commands:
+        for name in MODULES:
             assert f"\n  {name} " in text
         for line in text.splitlines():
             assert len(line) <= 96
-        assert len(text.splitlines()) <= 48
+        assert len(text.splitlines()) <= 60
 
-    @pytest.mark.parametrize("name", sorted(main.commands))
+    def test_says_of_each_command_what_its_own_help_begins_with(self):
+        for _, _, commands in SECTIONS:
+            for name, text in commands.items():
+                assert main.get_command(None, name).get_short_help_str(80) == text
+
+    @pytest.mark.parametrize("name", sorted(MODULES))
     def test_of_each_command(self, name):
         text = call(name, "--help").stdout
         assert text.startswith(f"Usage: fastcas {name} ")
         assert "\b" not in text
         assert "--json" in text
+        assert f"\n  fastcas {name} " in text or f" fastcas {name} " in text
+        assert max(map(len, text.splitlines())) <= 80
 
     def test_is_what_no_arguments_give(self):
         result = CliRunner().invoke(main, [])
@@ -129,7 +97,33 @@ class TestHelp:
 
     def test_entry_point(self):
         (script,) = entry_points(group="console_scripts", name="fastcas")
-        assert script.load() is main
+        assert script.load() is fastcas.__main__.main
+
+    def test_interrupted_while_it_loads(self):
+        # A module that takes long to load, in the place of one that doesn't.
+        program = (
+            "import sys, types\n"
+            "class Finder:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name == 'click': raise KeyboardInterrupt\n"
+            "sys.meta_path.insert(0, Finder())\n"
+            "from fastcas.__main__ import main\nmain()\n"
+        )
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+        assert (result.returncode, result.stderr) == (130, b"fastcas: interrupted\n")
+
+    def test_interrupted_while_a_command_loads(self):
+        program = (
+            "import sys\n"
+            "from fastcas.cli import main\n"
+            "class Finder:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name.startswith('fastcas.commands'): raise KeyboardInterrupt\n"
+            "sys.meta_path.insert(0, Finder())\n"
+            "main(['ls', 'x'])\n"
+        )
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+        assert (result.returncode, result.stderr) == (130, b"fastcas: interrupted\n")
 
 
 class TestInit:
@@ -255,6 +249,36 @@ class TestPut:
 
     def test_folder(self, layout, tmp_path):
         assert str(tmp_path) in call("put", layout, tmp_path, code=5).stderr
+
+
+class TestPutCompressed:
+    @pytest.mark.parametrize("name", ["gzip", "zstd"])
+    @pytest.mark.parametrize("options", [[], ["--level", "1"]])
+    def test_one_and_many(self, layout, tmp_path, name, options):
+        files = [tmp_path / "a", tmp_path / "b"]
+        for file in files:
+            file.write_bytes(file.name.encode() * 5000)
+        options = ["--compress", name, *options]
+        blobs = answer("put", layout, *files, *options)["blobs"]
+        assert [list(b) for b in blobs] == [["digest", "size", "source", "diffId", "plainSize"]] * 2
+        for file, blob in zip(files, blobs, strict=True):
+            content = file.read_bytes()
+            assert (blob["diffId"], blob["plainSize"]) == (digest_of(content), 5000)
+            assert blob["size"] < 1000
+            with fastcas.open(layout) as cas, cas.get_plain_blob(blob["digest"]) as plain:
+                assert plain.readall() == content
+        assert call("put", layout, files[0], *options).stdout == blobs[0]["digest"] + "\n"
+
+    def test_a_pipe(self, layout):
+        result = run("put", layout, "-", "--compress", "gzip", "--json", input=b"x" * 9000)
+        assert json.loads(result.stdout)["blobs"][0]["diffId"] == digest_of(b"x" * 9000)
+
+    def test_errors(self, layout, tmp_path):
+        (tmp_path / "a").touch()
+        call("put", layout, tmp_path / "a", "--level", "3", code=2)
+        call("put", layout, tmp_path / "a", "--compress", "lz4711", code=4)
+        call("put", layout, tmp_path / "a", "--compress", "gzip", "--level", "10", code=4)
+        assert answer("ls", layout) == {"blobs": []}
 
 
 class TestGet:
@@ -419,7 +443,7 @@ class TestCopy:
     def test_wrong_use(self, image, tmp_path):
         call("cp", image["layout"], tmp_path / "out", code=2)
         call("cp", f"{image['layout']}:", tmp_path / "out", code=2)
-        call("cp", f"{image['layout']}:v1", "-", code=2)
+        call("cp", f"{image['layout']}:{image['layer']}", "-", code=2)
 
     def test_absent(self, image, tmp_path):
         call("cp", f"{image['layout']}:v7", tmp_path / "out", code=3)
@@ -429,13 +453,13 @@ class TestCopy:
         for path in ("a", "a:b", "a:b:c"):
             (tmp_path / path).mkdir()
         base = f"{tmp_path}/a"
-        assert split_source(f"{base}:v1") == (base, "v1")
-        assert split_source(f"{base}:{ABSENT}") == (base, ABSENT)
-        assert split_source(f"{base}:b:v1") == (f"{base}:b", "v1")
-        assert split_source(f"{base}:b:host:5000/team:v1") == (f"{base}:b", "host:5000/team:v1")
-        assert split_source(f"{base}:b:c:{ABSENT}") == (f"{base}:b:c", ABSENT)
-        assert split_source(f"{base}:b") == (f"{base}:b", None)
-        assert split_source(f"{tmp_path}/none:{ABSENT}") == (f"{tmp_path}/none", ABSENT)
+        assert split_place(f"{base}:v1") == (base, "v1")
+        assert split_place(f"{base}:{ABSENT}") == (base, ABSENT)
+        assert split_place(f"{base}:b:v1") == (f"{base}:b", "v1")
+        assert split_place(f"{base}:b:host:5000/team:v1") == (f"{base}:b", "host:5000/team:v1")
+        assert split_place(f"{base}:b:c:{ABSENT}") == (f"{base}:b:c", ABSENT)
+        assert split_place(f"{base}:b") == (f"{base}:b", None)
+        assert split_place(f"{tmp_path}/none:{ABSENT}") == (f"{tmp_path}/none", ABSENT)
 
 
 class TestChange:
@@ -495,11 +519,21 @@ COMMANDS = [
     ["tag", "LAYOUT", "new", "old"],
     ["untag", "LAYOUT", "old"],
     ["clean", "LAYOUT"],
+    ["tree", "LAYOUT"],
+    ["referrers", "LAYOUT", "v1"],
+    ["gc", "LAYOUT"],
+    ["gc", "LAYOUT", "--dry-run", "--keep-newest", "1"],
+    ["scrub", "LAYOUT"],
+    ["build", "LAYOUT", "/", "--tag", "v1"],
+    ["append", "LAYOUT", "v1", "/"],
+    ["artifact", "LAYOUT", "/", "--type", "a/b", "--tag", "v1"],
+    ["cp", "-", "LAYOUT"],
+    ["cp", "LAYOUT", "-"],
 ]
 
 
 class TestErrors:
-    @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+    @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
     def test_no_layout(self, tmp_path, command):
         for path, code in ((tmp_path / "none", 3), (tmp_path, 4)):
             stderr = call(*[str(path) if a == "LAYOUT" else a for a in command], code=code).stderr
@@ -612,34 +646,6 @@ class TestPipes:
         assert answer("ls", layout) == {"blobs": []}
 
 
-class Terminal:
-    """A pseudo-terminal that remembers what a program writes to it."""
-
-    def __init__(self):
-        self.main, self.program = pty.openpty()
-        self.written = b""
-        self.reader = threading.Thread(target=self.read)
-        self.reader.start()
-
-    def read(self):
-        while True:
-            try:
-                data = os.read(self.main, 65536)
-            except OSError:  # EIO: the last program has closed it
-                return
-            if not data:
-                return
-            self.written += data
-
-    def text(self) -> str:
-        """All that was written; the terminal is gone then."""
-        if self.reader.is_alive():
-            os.close(self.program)
-            self.reader.join(30)
-            os.close(self.main)
-        return self.written.decode()
-
-
 @pytest.fixture
 def terminal():
     terminal = Terminal()
@@ -715,14 +721,15 @@ class TestTerminal:
         assert terminal.text() == ""
 
     def test_sizes_for_people(self, image, terminal):
-        for arguments in (["ls"], ["refs"], ["put", "-"]):
+        for arguments in (["ls"], ["refs"], ["put", "-"], ["put", "-", "/dev/null"]):
             name, *rest = arguments
             result = run(name, image["layout"], *rest, input=b"x" * 2000, stdout=terminal.program)
             assert (result.returncode, result.stderr) == (0, b"")
         text = terminal.text()
-        assert f"{image['layer']}     4.9 KiB" in text
+        assert f"{image['layer']}  4.9 KiB" in text
         assert "\t" not in text
-        assert "2.0 KiB  -" in text
+        assert f"{digest_of(b'x' * 2000)}  2.0 KiB\r\n" in text
+        assert "2.0 KiB  -\r\n" in text
 
 
 class TestNames:
@@ -733,7 +740,7 @@ class TestNames:
         result = run("put", layout, file, "--json")
         source = json.loads(result.stdout)["blobs"][0]["source"]
         assert os.fsencode(source) == file
-        result = run("put", layout, file, stdout=terminal.program)
+        result = run("put", layout, file, "/dev/null", stdout=terminal.program)
         assert result.returncode == 0
         assert f"{tmp_path}/caf\\xe9\\n" in terminal.text()
         result = run("put", layout, file + b"-")
@@ -759,7 +766,8 @@ class TestNames:
 @pytest.mark.parametrize(
     ("size", "text"),
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (12_900_000, "12.3 MiB"),
-     (MIB - 1, "1.0 MiB"), (5 << 30, "5.0 GiB"), (3 << 40, "3.0 TiB"), (2000 << 40, "2000.0 TiB")],
+     (MIB - 1, "1.0 MiB"), (5 << 30, "5.0 GiB"), (3 << 40, "3.0 TiB"), (2000 << 40, "2000 TiB"),
+     (1023 * 1024, "1023 KiB"), (99 * 1024 + 1000, "100 KiB"), (200 << 30, "200 GiB")],
 )  # fmt: skip
 def test_human(size, text):
     assert human(size) == text

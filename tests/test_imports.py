@@ -15,7 +15,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "fastcas"
 RANKS = [
     ["__main__"],
     ["cli"],
-    ["console", "targets"],
+    ["commands.blobs", "commands.images", "commands.layouts", "commands.references"],
+    ["commands.options", "display", "piped", "transfer"],
+    ["commands.__init__", "console", "facts", "targets"],
     ["__init__"],
     ["dir.engine"],
     ["dir.clean", "dir.index", "dir.ingest", "dir.quarantine", "dir.reader", "dir.sweep"],

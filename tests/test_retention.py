@@ -133,6 +133,22 @@ def test_what_is_about_an_image_goes_and_stays_with_it(cas):
     assert lone.digest in cas
 
 
+def test_the_size_of_what_is_about_an_image_goes_with_it(cas):
+    for number in range(3):
+        own = images.put(cas, noise(1000, number), images.LAYER)
+        image = put(cas, f"v{number}", 10 - number, layers=[own])
+        note = images.put(cas, noise(5000, 10 + number), images.LAYER)
+        put(cas, f"note{number}", 20, subject=images.as_dict(image), layers=[note])
+    everything = sum(cas.stat_blob(digest).size for digest in cas)
+    first = {"v0", "note0"}
+    assert set(dropped(cas, max_size=everything - 1)) == first
+    assert set(dropped(cas, max_size=everything - 6000)) == first
+    assert set(dropped(cas, max_size=everything - 9000)) == first | {"v1", "note1"}
+    # A note that is kept keeps its subject's blobs, so dropping v0 frees nothing.
+    kept = dropped(cas, max_size=everything - 1, keep_tags=["note0"])
+    assert set(kept) == {"v0", "v1", "note1"}
+
+
 def test_apply_is_one_update_and_spares_what_changed(aged):
     plan = plan_retention(aged, keep_newest=1, now=NOW)
     assert len(plan.dropped) == 6

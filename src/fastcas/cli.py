@@ -1,71 +1,83 @@
-"""The command line: arguments, one call of the engine, output, exit code.
+"""The command line: which commands there are, and what becomes of their errors.
 
-Standard output carries the answer (one JSON document with ``--json``), standard error the rest.
+The commands stand in ``fastcas.commands``, a module for each section of the help; only the one that
+is called is loaded. Standard output carries the answer (one JSON document with ``--json``), standard
+error the rest.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from contextlib import suppress
-from functools import partial
+from importlib import import_module
 
 import click
 
-from fastcas.console import (
-    Progress,
-    complain,
-    flush,
-    human,
-    on_terminal,
-    output,
-    printable,
-    refused,
-    say,
-    say_facts,
-    say_json,
-    say_table,
-    shown_size,
-    write,
-)
-from fastcas.targets import (
-    as_digest,
-    describe_document,
-    descriptor_facts,
-    find_digest,
-    find_entry,
-    image_facts,
-    layout_facts,
-    sized,
-    split_source,
-)
+from fastcas.console import complain, flush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO
+    from typing import Any
 
-    from fastcas.dir.engine import DirEngine
-    from fastcas.engine import Engine
-
-CHUNK = 1 << 20
 # The reader of our output has gone: what the shell reports of a program that SIGPIPE ended.
 PIPE_CLOSED = 128 + 13
 HELP_WIDTH = 96
 
-SECTIONS = {
-    "Layouts": ("init", "stat", "clean"),
-    "Blobs": ("put", "get", "ls", "cp", "rm"),
-    "References": ("refs", "tag", "untag"),
-}
+# Section, the module of fastcas.commands, and each command with the first sentence of its help.
+SECTIONS = (
+    (
+        "Layouts",
+        "layouts",
+        {
+            "init": "Make a new, empty layout.",
+            "stat": "Facts of a layout, an image or a blob.",
+            "gc": "Remove what nothing in the index leads to.",
+            "scrub": "Digest everything again; is it all there?",
+            "clean": "Remove what interrupted writers left.",
+        },
+    ),
+    (
+        "Blobs",
+        "blobs",
+        {
+            "put": "Store files, or standard input (-), as blobs.",
+            "get": "Write a blob out, verified.",
+            "ls": "List the blobs, in no order.",
+            "rm": "Delete blobs.",
+        },
+    ),
+    (
+        "References",
+        "references",
+        {
+            "refs": "List the references.",
+            "tag": "Name a manifest or index.",
+            "untag": "Remove a name; the blobs stay.",
+            "referrers": "List what refers to an image: signatures and the like.",
+        },
+    ),
+    (
+        "Images",
+        "images",
+        {
+            "tree": "Show what an image is made of.",
+            "build": "Make an image of tars and folders.",
+            "append": "Put layers on top of an image.",
+            "artifact": "Make an artifact of files of any kind.",
+            "cp": "Copy an image to a layout or archive, or a blob to a file.",
+        },
+    ),
+)
+MODULES = {name: module for _, module, commands in SECTIONS for name in commands}
 
 EPILOG = """\b
 Examples:
   fastcas init image
-  tar c site | fastcas put image -            a layer from a pipe; prints its digest
-  fastcas put image manifest.json --tag v1    a manifest, and a name for it
-  fastcas get image sha256:9f86d0... | tar t  verified to its last byte
-  fastcas cp image:v1 manifest.json           what v1 names, out to a file
+  tar c site | fastcas build image - --tag site   a layer from a pipe, an image, a name
+  fastcas stat image site                         its platform, layers and history
+  fastcas cp image:site site.tar                  out, as an archive that podman loads
+  fastcas gc image --older-than 30d --dry-run     what would go, and how much is freed
 
 \b
 Exit codes:
@@ -77,18 +89,32 @@ Exit codes:
 class Commands(click.Group):
     """The group of all commands, and the one place where errors become messages and exit codes."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(MODULES)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in MODULES:
+            return None
+        command = getattr(import_module(f"fastcas.commands.{MODULES[name]}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for section, names in SECTIONS.items():
+        width = max(map(len, MODULES))
+        for section, _, commands in SECTIONS:
             with formatter.section(section):
-                # One column for all sections: what stands left is at least as wide as "untag".
-                rows = [(name.ljust(5), self.commands[name].get_short_help_str(70)) for name in names]
-                formatter.write_dl(rows)
+                # One column for all sections.
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
 
     def invoke(self, ctx: click.Context) -> None:
+        ended = None
         try:
-            super().invoke(ctx)
+            try:
+                super().invoke(ctx)
+            except click.exceptions.Exit as exit:
+                ended = exit
             flush()
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.ClickException, click.Abort):
             raise
         except Exception as error:
             status = exit_status(error)
@@ -102,6 +128,8 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             complain("interrupted")
             raise click.exceptions.Exit(130) from None
+        if ended is not None:
+            raise ended
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         # Left to itself, click imports shutil to learn this, for a twentieth of what --help may take.
@@ -125,6 +153,7 @@ class Commands(click.Group):
             complain(error.format_message())
             status = error.exit_code
         except click.Abort:
+            complain("interrupted")
             status = 130
         sys.exit(status or 0)
 
@@ -163,16 +192,6 @@ def describe(error: Exception) -> str:
     return str(error)
 
 
-def open_layout(path: str, durability: str = "full") -> DirEngine:
-    import fastcas
-
-    return fastcas.open(path, durability=durability)
-
-
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-layout_argument = click.argument("layout")
-
-
 @click.group(
     cls=Commands,
     epilog=EPILOG,
@@ -183,379 +202,6 @@ layout_argument = click.argument("layout")
 def main() -> None:
     """A content-addressable store for OCI image layouts: fast, durable, verified.
 
-    LAYOUT is the directory of an image layout, `-` standard input or output.
-    Every command that prints takes --json; COMMAND --help says more.
+    LAYOUT is the directory of an image layout, `-` standard input or output. NAME is a reference, a
+    digest or the first seven or more digits of one. COMMAND --help says more.
     """
-
-
-@main.command()
-@layout_argument
-@as_json
-def init(layout: str, as_json: bool) -> None:
-    """Make a new, empty layout.
-
-    Missing parents are made too; LAYOUT itself must not exist, not even as an empty directory
-    (exit code 5).
-    """
-    import fastcas
-
-    fastcas.create(layout).close()
-    if as_json:
-        say_json({"path": layout})
-
-
-@main.command()
-@layout_argument
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--tag", metavar="NAME", help="Name the manifest or index that FILE is.")
-@click.option("--expect", metavar="DIGEST", help="Store FILE only if it has this digest.")
-@click.option(
-    "--algorithm",
-    metavar="NAME",
-    default="sha256",
-    show_default=True,
-    help="sha256, sha512, ...; --expect names its own.",
-)
-@click.option(
-    "--durability",
-    type=click.Choice(["full", "batch", "none"]),
-    default="full",
-    show_default=True,
-    help="full: synced one by one. batch: synced at the end. none: left to the kernel.",
-)
-@as_json
-def put(
-    layout: str,
-    files: tuple[str, ...],
-    tag: str | None,
-    expect: str | None,
-    algorithm: str,
-    durability: str,
-    as_json: bool,
-) -> None:
-    """Store files, or standard input (-), as blobs.
-
-    Prints the digests, a line each in the order of the FILEs; on a terminal with sizes and names.
-    They are printed when the blobs are as durable as asked for.
-
-    \b
-    tar c site | fastcas put image -
-    fastcas put image manifest.json --tag v1
-    """
-    from pathlib import Path
-
-    from fastcas.digest import Digest
-    from fastcas.image.reference import check_reference_name
-
-    if len(files) > 1 and (tag or expect):
-        raise click.UsageError(f"{'--tag' if tag else '--expect'} goes with one FILE")
-    if files.count("-") > 1:
-        raise click.UsageError("standard input (-) can be read only once")
-    if tag is not None:
-        check_reference_name(tag)
-    expected = None if expect is None else Digest(expect)
-
-    sources = [standard_input() if name == "-" else Path(name) for name in files]
-    what = files[0] if len(files) == 1 else f"{len(files)} files"
-    with open_layout(layout, durability) as engine:
-        with Progress("standard input" if what == "-" else what) as progress:
-            if len(sources) == 1:
-                stored = [
-                    engine.put_blob(
-                        sources[0],
-                        algorithm=algorithm,
-                        expected_digest=expected,
-                        progress=progress,
-                    )
-                ]
-            else:
-                stored = engine.put_blobs(sources, algorithm=algorithm, progress=progress)
-        if tag is not None:
-            engine.update_reference(tag, describe_document(engine, stored[0].digest))
-
-    if as_json:
-        blobs = [
-            {"digest": blob.digest, "size": blob.size, "source": name}
-            for blob, name in zip(stored, files, strict=True)
-        ]
-        say_json({"blobs": blobs})
-    else:
-        for blob, name in zip(stored, files, strict=True):
-            if on_terminal(sys.stdout):
-                say(f"{blob.digest}  {human(blob.size):>10}  {printable(name)}")
-            else:
-                say(blob.digest)
-
-
-def standard_input() -> BinaryIO:
-    if sys.stdin is None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
-    return sys.stdin.buffer
-
-
-@main.command()
-@layout_argument
-@click.argument("target", metavar="DIGEST")
-@click.option(
-    "-o", "--output", "file", metavar="FILE", help="Write to FILE instead of standard output."
-)
-@as_json
-def get(layout: str, target: str, file: str | None, as_json: bool) -> None:
-    """Write a blob out, verified.
-
-    The content is checked against its digest while it is read: damaged content ends with exit
-    code 1 and never with its last bytes. A reference's name in place of DIGEST gets what it names.
-    """
-    if file in (None, "-"):
-        if as_json:
-            raise click.UsageError("--json goes with -o FILE")
-        file = None
-    with open_layout(layout) as engine:
-        digest = find_digest(engine, target)
-        if file is None:
-            write_out(engine, digest)
-        else:
-            copy_out(engine, digest, file, verify=True, as_json=as_json, keys=("digest", "size"))
-
-
-def write_out(engine: Engine, digest: str) -> None:
-    """A blob to standard output, past Python's buffers."""
-    out = output()
-    flush()
-    try:
-        descriptor = out.fileno()
-    except OSError:  # a stand-in for it, such as that of click's test runner
-        send = out.buffer.write
-    else:
-        send = partial(write_some, descriptor)
-    buffer = memoryview(bytearray(CHUNK))
-    done = 0
-    with (
-        engine.get_blob(digest) as blob,
-        Progress(digest[:19], enabled=not on_terminal(out)) as progress,
-    ):
-        while count := blob.readinto(buffer):
-            rest = buffer[:count]
-            while rest:
-                rest = rest[send(rest) :]
-            done += count
-            if progress:
-                progress(done, blob.size)
-
-
-def write_some(descriptor: int, data: memoryview) -> int:
-    """Writes what goes; returns how many bytes."""
-    try:
-        return os.write(descriptor, data)
-    except BlockingIOError:
-        # Whoever shares the pipe may have made it non-blocking.
-        import select
-
-        select.select((), (descriptor,), ())
-        return 0
-    except OSError as error:
-        raise refused(error) from error
-
-
-def copy_out(
-    engine: Engine,
-    digest: str,
-    file: str,
-    *,
-    verify: bool,
-    as_json: bool,
-    keys: tuple[str, ...],
-    link: bool = False,
-) -> None:
-    from pathlib import Path
-
-    with Progress(file) as progress:
-        done = engine.copy_blob(digest, Path(file), link=link, verify=verify, progress=progress)
-    if as_json:
-        facts = {"digest": digest, "blobs": 1, "size": done.size, "bytes": done.size}
-        say_json({**{key: facts[key] for key in keys}, "method": done.method})
-
-
-@main.command()
-@layout_argument
-@click.option("-l", "--long", is_flag=True, help="Sizes too: one look at each file.")
-@as_json
-def ls(layout: str, long: bool, as_json: bool) -> None:
-    """List the blobs, in no order.
-
-    The list is printed while it is read. On a terminal and with --long sizes stand beside the
-    digests.
-    """
-    long = long or as_json or on_terminal(sys.stdout)
-    with open_layout(layout) as engine:
-        if as_json:
-            stream_blobs(engine)
-        elif long:
-            for digest, size in sized(engine):
-                say(f"{digest}  {shown_size(size)}")
-        else:
-            for digest in engine.list_blobs():
-                say(digest)
-
-
-def stream_blobs(engine: Engine) -> None:
-    """The JSON document of ls, however many blobs there are, without holding it."""
-    write('{"blobs": [')
-    comma = ""
-    for digest, size in sized(engine):
-        write(f'{comma}{{"digest": "{digest}", "size": {size}}}')
-        comma = ", "
-    write("]}\n")
-
-
-@main.command()
-@layout_argument
-@click.argument("target", metavar="[DIGEST|NAME]", required=False)
-@as_json
-def stat(layout: str, target: str | None, as_json: bool) -> None:
-    """Facts of a layout, a blob or an image."""
-    with open_layout(layout) as engine:
-        if target is None:
-            facts = layout_facts(engine, layout)
-        elif as_digest(target) is None and (entry := find_entry(engine, target)):
-            facts = image_facts(engine, entry, target)
-        else:
-            digest = find_digest(engine, target)
-            facts = {"digest": digest, "size": engine.stat_blob(digest).size}
-    if as_json:
-        say_json(facts)
-    else:
-        say_facts(facts)
-
-
-@main.command()
-@click.argument("source", metavar="LAYOUT:NAME")
-@click.argument("destination", metavar="FILE")
-@click.option("--verify", is_flag=True, help="Check the content against its digest.")
-@click.option("--link", is_flag=True, help="Allow a hard link, which shares the stored file.")
-@as_json
-def cp(source: str, destination: str, verify: bool, link: bool, as_json: bool) -> None:
-    """Copy a blob out, the quickest way there is.
-
-    NAME is a digest or a reference: image:sha256:9f86d0..., image:v1. Where the filesystem can,
-    FILE shares the blob's storage and no byte moves. Nothing is verified unless asked for; get -o
-    always is.
-    """
-    layout, name = split_source(source)
-    if not name:
-        raise click.UsageError(f"say which blob: {printable(source)}:DIGEST or :NAME")
-    with open_layout(layout) as engine:
-        digest = find_digest(engine, name)
-        if os.path.isdir(destination):
-            destination = os.path.join(destination, digest.partition(":")[2])
-        if destination == "-":
-            raise click.UsageError("to standard output: fastcas get")
-        copy_out(
-            engine,
-            digest,
-            destination,
-            verify=verify,
-            link=link,
-            as_json=as_json,
-            keys=("blobs", "bytes"),
-        )
-
-
-@main.command()
-@layout_argument
-@click.argument("digests", nargs=-1, required=True, metavar="DIGEST...")
-@as_json
-def rm(layout: str, digests: tuple[str, ...], as_json: bool) -> None:
-    """Delete blobs.
-
-    References to them stay. What isn't there counts as deleted, and isn't in the JSON.
-    """
-    from fastcas.digest import Digest
-
-    wanted = [Digest(text) for text in digests]
-    deleted = []
-    with open_layout(layout) as engine:
-        for digest in wanted:
-            there = digest in engine
-            engine.delete_blob(digest)
-            if there:
-                deleted.append(digest)
-    if as_json:
-        say_json({"deleted": deleted})
-
-
-@main.command()
-@layout_argument
-@as_json
-def refs(layout: str, as_json: bool) -> None:
-    """List the references.
-
-    Columns: name, digest, size, media type.
-    """
-    from fastcas.model import ANNOTATION_REF_NAME
-
-    with open_layout(layout) as engine:
-        named = [
-            {"name": (entry.annotations or {})[ANNOTATION_REF_NAME], **descriptor_facts(entry)}
-            for entry in engine.get_index().manifests
-            if ANNOTATION_REF_NAME in (entry.annotations or {})
-        ]
-    if as_json:
-        say_json({"references": named})
-    else:
-        say_table((f["name"], f["digest"], shown_size(f["size"]), f["mediaType"]) for f in named)
-
-
-@main.command()
-@layout_argument
-@click.argument("name", metavar="NEWNAME")
-@click.argument("target", metavar="TARGET")
-@as_json
-def tag(layout: str, name: str, target: str, as_json: bool) -> None:
-    """Name a manifest or index.
-
-    TARGET is a name that exists or a digest; whatever had NEWNAME before loses it.
-    """
-    from fastcas.image.reference import check_reference_name
-
-    check_reference_name(name)
-    with open_layout(layout) as engine:
-        descriptor = find_entry(engine, target)
-        if descriptor is None:
-            descriptor = describe_document(engine, find_digest(engine, target))
-        engine.update_reference(name, descriptor)
-    if as_json:
-        say_json({"name": name, "digest": descriptor.digest})
-
-
-@main.command()
-@layout_argument
-@click.argument("name", metavar="NAME")
-@as_json
-def untag(layout: str, name: str, as_json: bool) -> None:
-    """Remove a name; the blobs stay."""
-    from fastcas.errors import NotExistError
-
-    with open_layout(layout) as engine:
-        removed = engine.delete_reference(name)
-    if not removed:
-        raise NotExistError(f"{name}: no reference of that name")
-    if as_json:
-        say_json({"name": name, "digest": removed[-1].digest})
-
-
-@main.command()
-@layout_argument
-@as_json
-def clean(layout: str, as_json: bool) -> None:
-    """Remove what interrupted writers left.
-
-    Neither a blob, nor a reference, nor a file of a live writer. Prints the names removed.
-    """
-    with open_layout(layout) as engine:
-        removed = engine.clean()
-    if as_json:
-        say_json({"removed": list(removed)})
-    else:
-        for name in removed:
-            say(printable(name))

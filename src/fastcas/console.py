@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
-    from typing import Any
+    from typing import Any, BinaryIO
 
 # What ends within this many seconds shows no progress.
 PATIENCE = 1.0
@@ -96,23 +96,69 @@ def drop_output() -> None:
         pass
 
 
+class StandardOutput:
+    """Standard output for bytes, past Python's buffers; ``write`` takes all that it is given."""
+
+    def __init__(self) -> None:
+        out = output()
+        flush()
+        self._descriptor = -1
+        try:
+            self._descriptor = out.fileno()
+        except OSError:  # a stand-in for it, such as that of click's test runner
+            self._file = out.buffer
+
+    def write(self, data: bytes | memoryview) -> int:
+        left = memoryview(data)
+        while left:
+            left = left[self._write_some(left) :]
+        return len(data)
+
+    def _write_some(self, data: memoryview) -> int:
+        if self._descriptor < 0:
+            return int(self._file.write(data))
+        try:
+            return os.write(self._descriptor, data)
+        except BlockingIOError:
+            # Whoever shares the pipe may have made it non-blocking.
+            import select
+
+            select.select((), (self._descriptor,), ())
+            return 0
+        except OSError as error:
+            raise refused(error) from error
+
+
+def standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
+    return sys.stdin.buffer
+
+
 def on_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()
 
 
 def human(size: float) -> str:
+    """A size for people, of eight characters at most, up to a thousand TiB."""
     if size < 1024:
         return f"{size:.0f} B"
-    for unit in ("KiB", "MiB", "GiB"):
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
         size /= 1024
-        if size < 1023.95:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1024:.1f} TiB"
+        if size < 1023.5 or unit == "TiB":
+            break
+    return f"{size:.1f} {unit}" if size < 99.95 else f"{size:.0f} {unit}"
 
 
 def shown_size(size: int) -> str:
     """A size for people on a terminal, exact for programs behind a pipe."""
-    return f"{human(size):>10}" if on_terminal(sys.stdout) else str(size)
+    return f"{human(size):>8}" if on_terminal(sys.stdout) else str(size)
+
+
+def count(number: int, what: str) -> str:
+    """``1 blob``, ``2 blobs``."""
+    plural = what[:-1] + "ies" if what.endswith("y") else what + "s"
+    return f"{number} {what if number == 1 else plural}"
 
 
 def say_table(rows: Iterable[tuple[str, ...]]) -> None:
@@ -128,32 +174,16 @@ def say_table(rows: Iterable[tuple[str, ...]]) -> None:
             say("\t".join(row))
 
 
-def say_facts(facts: dict[str, Any], indent: str = "") -> None:
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            say(f"{indent}{name}:")
-            say_facts(value, indent + "  ")
-        elif isinstance(value, list):
-            say(f"{indent}{name}: {len(value)}")
-            for item in value:
-                text = "  ".join(str(v) for v in item.values()) if isinstance(item, dict) else item
-                say(f"{indent}  {printable(text)}")
-        elif name == "size":
-            exact = f"{value} bytes"
-            say(f"{indent}size: {exact if value < 1024 else f'{human(value)} ({exact})'}")
-        else:
-            text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
-            say(f"{indent}{name}: {printable(text)}")
-
-
 class Progress:
     """A ``progress=`` callback that draws a bar on a terminal once the work takes long.
 
-    Drawn from the callback itself: no thread runs beside the engine's.
+    Drawn from the callback itself: no thread runs beside the engine's. ``total`` is of use where the
+    engine doesn't know it.
     """
 
-    def __init__(self, what: str, *, enabled: bool = True) -> None:
+    def __init__(self, what: str, *, enabled: bool = True, total: int | None = None) -> None:
         self._what = what
+        self._total = total
         self._enabled = enabled and on_terminal(sys.stderr)
         self._start = self._drawn = time.monotonic()
         self._bar: Any = None
@@ -166,6 +196,7 @@ class Progress:
     def __call__(self, done: int, total: int | None) -> None:
         now = time.monotonic()
         self._done = done
+        total = total or self._total
         if self._bar is None:
             if now - self._start < PATIENCE:
                 return
@@ -173,31 +204,33 @@ class Progress:
         elif now - self._drawn < 0.1 and done != total:
             return
         self._drawn = now
-        self._bar.update(self._task, completed=done, total=total or None)
+        amount = human(done) if total is None else f"{human(done)} of {human(total)}"
+        rate = f"{human(done / (now - self._start))}/s"
+        self._bar.update(self._task, completed=done, total=total, amount=amount, rate=rate)
         self._bar.refresh()
 
     def _open(self, total: int | None) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
-            DownloadColumn,
             Progress,
             TextColumn,
             TimeRemainingColumn,
-            TransferSpeedColumn,
         )
 
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            TextColumn("{task.fields[amount]}  {task.fields[rate]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=Console(stderr=True),
             auto_refresh=False,
             transient=True,
         )
-        self._task = self._bar.add_task(printable(self._what), total=total or None)
+        what = printable(self._what)
+        # Long names leave no place for the bar.
+        what = what if len(what) <= 24 else f"…{what[-23:]}"
+        self._task = self._bar.add_task(what, total=total, amount="", rate="")
         self._bar.start()
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""What the arguments of the command line name, and the facts that it tells of it."""
+"""What the arguments of the command line name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
     from fastcas.engine import Engine
     from fastcas.model import Descriptor, Index, Manifest
 
@@ -35,21 +32,54 @@ def find_entry(engine: Engine, target: str) -> Descriptor | None:
     return entries[0] if entries else None
 
 
-def find_digest(engine: Engine, target: str) -> str:
-    """The digest that a DIGEST or NAME of the command line means."""
+def find_descriptor(engine: Engine, target: str, platform: str | None = None) -> Descriptor:
+    """What a name, ``name@digest``, digest or beginning of one stands for in the index or below it: an
+    image or an index; with ``platform`` the image for it. NotExistError where there is none."""
+    from fastcas.image.closure import select_entry
+
+    if platform is None and (entry := find_entry(engine, target)):
+        return entry
+    return select_entry(engine, target, platform)
+
+
+def find_digest(engine: Engine, target: str, platform: str | None = None) -> str:
+    """The digest that a DIGEST or NAME of the command line means; a whole digest needn't be stored."""
     from fastcas.digest import Digest
     from fastcas.errors import InvalidError, NotExistError
 
-    digest = as_digest(target)
-    if digest is not None:
-        return digest
-    entry = find_entry(engine, target)
-    if entry is not None:
-        return entry.digest
+    wrong = None
+    if platform is None:
+        try:
+            digest = as_digest(target)
+        except InvalidError as error:
+            wrong = error  # unless it is the beginning of one
+        else:
+            if digest is not None:
+                return digest
     try:
-        return Digest(target)
-    except InvalidError:
-        raise NotExistError(f"{target}: no reference of that name") from None
+        return find_descriptor(engine, target, platform).digest
+    except NotExistError:
+        if wrong is not None:
+            raise wrong from None
+        if platform is not None:
+            raise
+        try:
+            return Digest(target)
+        except InvalidError:
+            pass
+        raise
+
+
+def find_document(engine: Engine, target: str, platform: str | None = None) -> Descriptor:
+    """Like ``find_descriptor``, also of a manifest or index that is stored and not in the index."""
+    from fastcas.errors import NotExistError
+
+    try:
+        return find_descriptor(engine, target, platform)
+    except NotExistError:
+        if platform is not None:
+            raise
+    return describe_document(engine, find_digest(engine, target))
 
 
 def describe_document(engine: Engine, digest: str) -> Descriptor:
@@ -100,71 +130,18 @@ def document_class(media_type: str) -> type[Manifest | Index] | None:
     return None
 
 
-def split_source(text: str) -> tuple[str, str | None]:
-    """LAYOUT[:NAME] in two: names have colons and so may paths; the longest directory wins."""
-    if os.path.isdir(text):
+def split_place(text: str) -> tuple[str, str | None]:
+    """PATH[:NAME] in two: names have colons and so may paths; the longest that exists wins."""
+    if os.path.exists(text):
         return text, None
     end = len(text)
     while (end := text.rfind(":", 0, end)) > 0:
-        if os.path.isdir(text[:end]):
+        if os.path.exists(text[:end]):
             return text[:end], text[end + 1 :]
-    layout, colon, name = text.partition(":")
-    return layout, name if colon else None
+    path, colon, name = text.partition(":")
+    return path, name if colon else None
 
 
-def sized(engine: Engine) -> Iterator[tuple[str, int]]:
-    from fastcas.errors import NotExistError
-
-    for digest in engine.list_blobs():
-        try:
-            yield digest, engine.stat_blob(digest).size
-        except NotExistError:
-            continue  # deleted since it was listed
-
-
-def layout_facts(engine: Engine, layout: str) -> dict[str, Any]:
-    entries = len(engine.get_index().manifests)
-    references = len(engine.list_references())
-    blobs = size = 0
-    for _, length in sized(engine):
-        blobs += 1
-        size += length
-    return {
-        "path": layout,
-        "blobs": blobs,
-        "size": size,
-        "entries": entries,
-        "references": references,
-    }
-
-
-def image_facts(engine: Engine, entry: Descriptor, name: str) -> dict[str, Any]:
-    from fastcas.model import Manifest
-
-    facts = {"name": name, **manifest_facts(entry), "stored": entry.digest in engine}
-    kind = document_class(entry.media_type)
-    if kind is None or not facts["stored"]:
-        return facts
-    document = kind.from_json(engine.read_blob(entry.digest), media_type=entry.media_type)
-    if isinstance(document, Manifest):
-        facts["config"] = descriptor_facts(document.config)
-        facts["layers"] = [descriptor_facts(layer) for layer in document.layers]
-    else:
-        facts["manifests"] = [manifest_facts(manifest) for manifest in document.manifests]
-    return facts
-
-
-def descriptor_facts(descriptor: Descriptor) -> dict[str, Any]:
-    return {
-        "digest": descriptor.digest,
-        "mediaType": descriptor.media_type,
-        "size": descriptor.size,
-    }
-
-
-def manifest_facts(descriptor: Descriptor) -> dict[str, Any]:
-    facts = descriptor_facts(descriptor)
-    if (platform := descriptor.platform) is not None:
-        parts = (platform.os, platform.architecture, platform.variant)
-        facts["platform"] = "/".join(part for part in parts if part)
-    return facts
+def is_layout(path: str) -> bool:
+    """Whether it is a directory that means to be a layout."""
+    return os.path.isdir(path) and os.path.lexists(os.path.join(path, "oci-layout"))

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from fastcas.contract import Progress
     from fastcas.engine import Engine
     from fastcas.image.walk import Marked
-    from fastcas.model import Index
+    from fastcas.model import Descriptor, Index
 
-__all__ = ["Policy", "collect"]
+__all__ = ["Policy", "collect", "preview"]
 
 Policy = Callable[[BlobInfo], bool]
 
@@ -53,6 +53,15 @@ def collect(
     deleted = _sweep(engine, index, marked, planned, start, nanoseconds, progress)
     engine.clean()
     return GCReport(deleted, _sum(deleted), stored - len(deleted), False)
+
+
+def preview(engine: Engine, entries: Iterable[Descriptor], *, grace: float = 3600) -> GCReport:
+    """What ``Engine.gc`` would remove if the index had only ``entries``, as of a dry run."""
+    nanoseconds = _check_grace(grace)
+    start = engine.read_clock()
+    planned, stored = _plan(engine, mark(engine, entries), [], start, nanoseconds)
+    deleted = list(planned.values())
+    return GCReport(deleted, _sum(deleted), stored - len(deleted), True)
 
 
 def _plan(

@@ -121,7 +121,8 @@ def drop_beyond_size(
     """The oldest, one after the other, until what the rest leads to has at most ``limit`` bytes stored.
 
     A blob counts once, and as long as one of the rest leads to it; so do those of the ``protected``,
-    which stay. Only stored blobs count.
+    which stay. What is about another of the ``images`` goes with that, and not before. Only stored
+    blobs count.
     """
     sizes: dict[str, int] = {
         blob.digest: blob.size for blob in engine.scan_blobs() if blob.kind == "blob" and blob.digest
@@ -135,17 +136,29 @@ def drop_beyond_size(
             reached[digest] = {d for d in mark(engine, [image.entry]).digests if d in sizes}
         users.update(reached[digest])
     total = sum(sizes[digest] for digest in users)
+    left = Counter(image.entry.digest for image in images)
+    about: dict[str, list[Image]] = {}
+    for image in images:
+        if image.subject in left:
+            about.setdefault(image.subject, []).append(image)
     dropped = []
-    for image in sorted(images, key=lambda image: image.created):
+    for oldest in sorted(images, key=lambda image: image.created):
         if total <= limit:
             break
-        if id(image) in spared:
+        if id(oldest) in spared or oldest.subject in left:
             continue
-        dropped.append(image)
-        for digest in reached[image.entry.digest]:
-            users[digest] -= 1
-            if not users[digest]:
-                total -= sizes[digest]
+        going = [oldest]
+        while going:
+            image = going.pop()
+            digest = image.entry.digest
+            dropped.append(image)
+            for blob in reached[digest]:
+                users[blob] -= 1
+                if not users[blob]:
+                    total -= sizes[blob]
+            left[digest] -= 1
+            if not left[digest]:
+                going += [other for other in about.get(digest, ()) if id(other) not in spared]
     return dropped
 
 
@@ -196,7 +209,12 @@ def plan_retention(
         gone = {id(image) for image in doomed}
         rest = [image for image in images if id(image) not in gone]
         free = {id(image) for image in candidates}
-        protected = [image for image in rest if id(image) not in free]
+        protected = [
+            image
+            for image in rest
+            if id(image) not in free
+            and (image.subject is None or any(_matches(image, pattern) for pattern in patterns))
+        ]
         doomed += drop_beyond_size(engine, rest, max_size, protected=protected)
         doomed = _with_referrers(images, doomed, patterns)
     gone = {id(image) for image in doomed}
