@@ -89,9 +89,10 @@ class Tools:
             pytest.fail(f"{words}: exit {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
         return done.stdout
 
-    def python(self, code: str, *arguments, cwd=None) -> str:
-        """Code for the Python packages among the neighbours."""
-        return self.run(HOME / "python" / "bin" / "python", "-c", code, *arguments, cwd=cwd)
+    @staticmethod
+    def python(code: str, *arguments) -> list:
+        """The command that runs code for the Python packages among the neighbours."""
+        return [HOME / "python" / "bin" / "python", "-c", code, *arguments]
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ import pytest
 import fastcas
 import layouts
 from building import build_docker, build_long, check_same, digest_of
+from fastcas import build_image
+from writers import ORAS_PY
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -39,6 +41,26 @@ def test_limits(tools, ours, command, message):
     assert done.returncode != 0
     assert message in done.stderr
     assert layouts.stored(ours) == before
+
+
+@pytest.mark.parametrize("program", ["umoci", "umoci-current"])
+def test_umoci_shows_no_history_without_times(tools, ours, tree, program):
+    """Its stat crashes, though the specification asks for none; all else works."""
+    with fastcas.open(ours) as cas:
+        build_image(cas, [tree], reference="timeless")
+    done = tools.try_(program, "stat", "--image", f"{ours}:timeless")
+    assert done.returncode != 0
+    assert "nil pointer" in done.stderr
+    tools.run(program, "stat", "--json", "--image", f"{ours}:timeless")
+    tools.run(program, "unpack", "--image", f"{ours}:timeless", ours.parent / "bundle")
+
+
+def test_oras_py_takes_no_docker_types(tools, ours, registry):
+    with fastcas.open(ours) as cas:
+        build_docker(cas)
+    done = tools.try_(*tools.python(ORAS_PY, "push", ours, registry, "limits", "docker"))
+    assert done.returncode != 0
+    assert "mediaType" in done.stderr
 
 
 @pytest.mark.parametrize("program", ["oras", "regctl"])

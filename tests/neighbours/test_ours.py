@@ -209,7 +209,7 @@ def test_regctl_referrers(tools, ours):
 @pytest.mark.parametrize("name", [*IMAGES, "multi"])
 def test_oras_py(tools, built, repository, name):
     host, _, path = repository.partition("/")
-    tools.python(writers.ORAS_PY, "push", built, host, path, name)
+    tools.run(*tools.python(writers.ORAS_PY, "push", built, host, path, name))
     digest = tools.run("crane", "--insecure", "digest", f"{repository}:{name}").strip()
     assert digest == digest_of(built, name)
 
@@ -218,7 +218,7 @@ def test_olot(tools, built, tmp_path):
     layout = alone(built, "gzip", tmp_path / "one")
     before = layouts.read(layout, layouts.named(layout, "gzip"))["layers"]
     (tmp_path / "weights").write_bytes(bytes(100_000))
-    tools.python(writers.OLOT, layout, tmp_path / "weights")
+    tools.run(*tools.python(writers.OLOT, layout, tmp_path / "weights"))
     with fastcas.open(layout) as cas:
         assert cas.scrub().problems == []
         (path,) = cas.resolve_reference("gzip", platform=PLATFORM)

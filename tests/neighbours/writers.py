@@ -275,11 +275,11 @@ def _write_with_oras_py(tools, tree, registry, place):
     _write_with_crane(tools, tree, registry, place / "crane")
     image = ["-m", f"{registry}/crane:oci"]
     tools.run("crane", "--insecure", "index", "append", *image, "-t", f"{registry}/crane:index")
-    tools.python(ORAS_PY, "pull", layout, registry, "crane", "index")
+    tools.run(*tools.python(ORAS_PY, "pull", layout, registry, "crane", "index"))
 
     def use(layout, name):
-        tools.python(ORAS_PY, "push", layout, registry, "oras-py", name)
-        tools.python(ORAS_PY, "pull-again", layout, registry, "oras-py", name)
+        tools.run(*tools.python(ORAS_PY, "push", layout, registry, "oras-py", name))
+        tools.run(*tools.python(ORAS_PY, "pull-again", layout, registry, "oras-py", name))
         return name
 
     return Layout(layout, ["index"], "index", "index", use)
@@ -294,11 +294,11 @@ def _write_with_olot(tools, tree, registry, place):
     source = _write_with_umoci("umoci")(tools, tree, registry, place).path.rename(place / "umoci")
     tools.run("skopeo", "copy", f"oci:{source}:v1", f"oci:{layout}:v1")
     (place / "weights").write_bytes(bytes(100_000))
-    tools.python(OLOT, layout, place / "weights")
+    tools.run(*tools.python(OLOT, layout, place / "weights"))
 
     def use(layout, name):
         (layout.parent / "more").write_bytes(b"more")
-        tools.python(OLOT, layout, layout.parent / "more")
+        tools.run(*tools.python(OLOT, layout, layout.parent / "more"))
         return name
 
     return Layout(layout, ["v1"], "v1", "v1", use)
