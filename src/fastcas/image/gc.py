@@ -59,12 +59,15 @@ def _plan(
 ) -> tuple[dict[Digest, BlobInfo], int]:
     """What would go, and the number of all stored blobs."""
     planned: dict[Digest, BlobInfo] = {}
-    stored = 0
-    for found in engine.scan_blobs():
-        if found.kind != "blob" or found.digest is None:
+    # Names of digests, whatever they stand for.
+    stored = len(engine)
+    for found in engine.scan_blobs(known=marked.digests):
+        if found.digest is None:
             continue
-        stored += 1
-        if found.digest in marked or not found.is_unused(start, grace):
+        if found.kind != "blob":
+            stored -= 1
+            continue
+        if not found.is_unused(start, grace):
             continue
         blob = BlobInfo(found.digest, found.size)
         if not _is_kept(blob, policies):
