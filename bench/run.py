@@ -12,6 +12,7 @@ import json
 import os
 import re
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -183,9 +184,19 @@ def main() -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(f"written to {output}", file=sys.stderr)
+    if whole and not options.no_umoci:
+        compare_compression(options.size)
     if options.readme:
         rewrite_readme(table)
     return 0
+
+
+def compare_compression(size: str) -> None:
+    """Compression beside pgzip, whose table is one of its own: prints it."""
+    program = os.fspath(bed.HERE / "compress_peers.py")
+    environment = {**bed.child_environment(), "FASTCAS_BENCH_SIZE": size}
+    print(flush=True)
+    subprocess.run([bed.python(), program], env=environment, check=True)
 
 
 def run_filesystem(
