@@ -23,7 +23,7 @@ help:
 	@echo 'make test-neighbours  as root: beside umoci, skopeo, crane and others, which it installs'
 	@echo 'make bench        the benchmarks               bench-smoke: the same at small sizes'
 	@echo 'make bench-guard  ratios to baselines of the same run, against their floors'
-	@echo 'make bench-peers  beside umoci (needs Go) and a naive loop; rewrites the table of bench/README.md'
+	@echo 'make bench-peers  beside umoci, pgzip (need Go) and a naive loop'
 	@echo 'make lint         ruff, mypy, stubtest, cython-lint, codespell'
 	@echo 'make annotate     what Cython made of the core: build/annotate/_core.html'
 	@echo 'make clean        remove what was built'

@@ -307,9 +307,9 @@ class OracleEngine(Engine):
             now = time.clock_gettime_ns(coarse)
         return now
 
-    def scan_blobs(self):
+    def scan_blobs(self, *, known=()):
         self._open()
-        return self._scan()
+        return (found for found in self._scan() if found.kind != "blob" or found.digest not in known)
 
     def _scan(self):
         for path in (self._root / "blobs").glob("*/*"):

@@ -19,7 +19,7 @@ from conformance import LAYER, MANIFEST, REF_NAME, descriptor_of, digest_of, noi
 from fastcas import Descriptor, Digest, Index, InvalidError, Manifest
 from fastcas.dir import scan, sweep
 from fastcas.dir.lock import Lock
-from fastcas.image import gc
+from fastcas.image import gc, walk
 from test_cases import blob_path, foreign_layout, half_put, own_names, plant, running, tree
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("no_fd_leak")]
@@ -208,7 +208,7 @@ def test_what_was_put_at_once_before_goes_and_at_once_after_stays(layout, monkey
     """Files get their times from a clock that stands still for milliseconds."""
     late = []
     monkeypatch.setattr(
-        gc, "mark", lambda *args: late.append(cas.put_blob(noise(10, len(late)))) or set()
+        gc, "mark", lambda *args: late.append(cas.put_blob(noise(10, len(late)))) or walk.Marked()
     )
     with fastcas.create(layout, durability="none") as cas:
         for turn in range(40):
@@ -236,7 +236,7 @@ def test_a_put_that_takes_long_is_young(cas, layout, monkeypatch):
         finish.set()
         thread.join(WAIT)
         age(layout, digest_of(b"content"))
-        return set()
+        return walk.Marked()
 
     def publish(temp, directory, name):
         assert finish.wait(WAIT)

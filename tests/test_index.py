@@ -3,6 +3,7 @@
 import pytest
 
 import fastcas
+from fastcas import Descriptor, jsonstyle, model
 from fastcas.errors import InvalidError
 from fastcas.model import Index
 
@@ -33,3 +34,88 @@ def test_a_directory_in_the_place_of_the_index(tmp_path):
                 call()
             assert caught.value.path == str(tmp_path / "image" / "index.json")
         assert cas.clean() == []
+
+
+def entry(number, **more):
+    return Descriptor("application/x", f"sha256:{number:064x}", number, **more)
+
+
+ODD = Descriptor.from_json(
+    b'{ "mediaType":"application/x", "unknown":[1.0], "size":7, "digest":"sha256:%064x"}' % 7
+)
+
+CHANGES = {
+    "append": lambda index: index.replace(manifests=[*index.manifests, entry(9), ODD]),
+    "remove": lambda index: index.replace(manifests=index.manifests[1:]),
+    "remove all": lambda index: index.replace(manifests=[]),
+    "reverse": lambda index: index.replace(manifests=index.manifests[::-1]),
+    "twice": lambda index: index.replace(manifests=index.manifests * 2),
+    "change one": lambda index: index.replace(
+        manifests=[e.replace(annotations={"<": "&"}) if not e.size else e for e in index.manifests]
+    ),
+    "of another reading": lambda index: index.replace(
+        manifests=[*Index.from_json(index.raw).manifests, entry(9)]
+    ),
+    "something else": lambda index: index.replace(annotations={"a": "b"}),
+    "both": lambda index: index.replace(annotations={"a": "b"}, manifests=[ODD]),
+    "two steps": lambda index: CHANGES["append"](CHANGES["remove"](index)),
+    "a new one": lambda index: Index([*index.manifests, entry(9)]),
+    "the same bytes": lambda index: Index.from_json(index.raw).replace(manifests=[ODD]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_an_update_returns_what_will_be_read(tmp_path, change, count):
+    entries = b",".join([entry(number).to_json().replace(b":", b" : ", 1) for number in range(count)])
+    raw = b'{"unknown": {"a":1}, "manifests": [%s], "schemaVersion":2 }' % entries
+    path = tmp_path / "image" / "index.json"
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        path.write_bytes(raw)
+        written = cas.update_index(change)
+        assert written.raw == path.read_bytes() == cas.get_index().raw
+        read = Index.from_json(written.raw)
+        for one, other in zip((written, *written.manifests), (read, *read.manifests), strict=True):
+            assert (one, one.raw, one.extra) == (other, other.raw, other.extra)
+            assert one.to_json() == other.to_json()
+
+
+def test_an_entry_that_is_too_deep_in_the_index_isnt_written(tmp_path):
+    depth = jsonstyle.MAX_DEPTH - 1
+    deep = ODD.to_json().replace(b"[1.0]", b"[" * depth + b"]" * depth)
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        before = cas.get_index()
+        with pytest.raises(InvalidError, match="nested"):
+            cas.update_index(lambda index: index.replace(manifests=[Descriptor.from_json(deep)]))
+        assert cas.get_index().raw == before.raw
+
+
+def test_an_index_that_is_too_large_isnt_written(tmp_path, monkeypatch):
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        before = cas.get_index()
+        for place in ((model, "INDEX_LIMIT"), (Index, "_limit")):
+            monkeypatch.setattr(*place, len(before.raw) + 20)
+        with pytest.raises(InvalidError, match="limit"):
+            cas.update_index(lambda index: index.replace(manifests=[entry(1)]))
+        assert cas.get_index().raw == before.raw
+
+
+def test_entries_that_didnt_change_arent_read_again(tmp_path, monkeypatch):
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        cas.put_index(Index([entry(number) for number in range(40)]))
+        size = (tmp_path / "image" / "index.json").stat().st_size
+        read, real = [], Index.from_json.__func__
+        monkeypatch.setattr(
+            Index,
+            "from_json",
+            classmethod(lambda cls, raw, **how: read.append(len(raw)) or real(cls, raw, **how)),
+        )
+        cas.update_reference("v1", entry(3))
+        assert read[0] == size
+        assert sum(read[1:]) < size / 10
+
+
+@pytest.mark.parametrize("space", [" ", "\t", "\r", "\n"])
+def test_a_space_before_a_colon_hides_no_duplicate(space):
+    with pytest.raises(InvalidError, match="duplicate"):
+        Index.from_json(f'{{"schemaVersion":2,"manifests":[],"manifests"{space}:[]}}'.encode())

@@ -222,10 +222,10 @@ def test_what_others_delete_meanwhile_is_no_problem(cas, layout, monkeypatch):
     cas.update_reference("v1", image)
     real = cas.scan_blobs
 
-    def scan():
+    def scan(**options):
         if cas.delete_reference("v1"):
             assert len(cas.gc(grace=0).deleted) == 4
-        return real()
+        return real(**options)
 
     monkeypatch.setattr(cas, "scan_blobs", scan, raising=False)
     assert cas.scrub() == (0, 0, [])
@@ -234,7 +234,7 @@ def test_what_others_delete_meanwhile_is_no_problem(cas, layout, monkeypatch):
 def test_what_others_put_meanwhile_is_no_problem(cas, monkeypatch):
     real = cas.scan_blobs
 
-    def scan():
+    def scan(**options):
         yield from real()
         image, _ = store_image(cas, 1)
         cas.update_reference("v1", image)

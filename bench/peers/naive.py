@@ -15,6 +15,7 @@ from pathlib import Path
 
 CHUNK = 1 << 20
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+_DOCUMENT_TYPES = {_INDEX_TYPE, "application/vnd.oci.image.manifest.v1+json"}
 
 
 class Store:
@@ -99,6 +100,34 @@ class Store:
 
     def list(self) -> list[str]:
         return ["sha256:" + name for name in os.listdir(self._blobs)]
+
+    def walk(self) -> Iterable[dict]:
+        """Every descriptor, from the index down; what is met again is passed over, nothing checked."""
+        with open(os.path.join(self._root, "index.json"), "rb") as file:
+            stack = json.load(file)["manifests"]
+        seen = set()
+        while stack:
+            descriptor = stack.pop()
+            digest = descriptor["digest"]
+            if digest in seen:
+                continue
+            seen.add(digest)
+            yield descriptor
+            if descriptor["mediaType"] in _DOCUMENT_TYPES:
+                with open(os.path.join(self._blobs, digest[7:]), "rb") as file:
+                    document = json.load(file)
+                stack += document.get("manifests") or ()
+                if "config" in document:
+                    stack.append(document["config"])
+                stack += document.get("layers") or ()
+
+    def gc(self) -> int:
+        """Unlinks what the index doesn't lead to; returns how many. No lock, no grace."""
+        used = {descriptor["digest"][7:] for descriptor in self.walk()}
+        unused = [name for name in os.listdir(self._blobs) if name not in used]
+        for name in unused:
+            os.unlink(os.path.join(self._blobs, name))
+        return len(unused)
 
     def update_reference(self, name: str, digest: str, size: int, media_type: str) -> None:
         """Replaces the index entries called `name` by one; no lock."""

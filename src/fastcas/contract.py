@@ -12,7 +12,7 @@ from fastcas.errors import InvalidError, NotExistError, UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Any
 
@@ -162,9 +162,10 @@ class Contract(ABC):
         """
         raise _lacks(self, "read_clock")
 
-    def scan_blobs(self) -> Iterator[StoredBlob]:
+    def scan_blobs(self, *, known: Container[str] = ()) -> Iterator[StoredBlob]:
         """Everything that lies where blobs are kept, as a lazy iterator of StoredBlob, in no order:
-        blobs, and what is no blob by its name or kind. Opens none of it."""
+        blobs, and what is no blob by its name or kind. Opens none of it. Blobs whose digests are in
+        ``known`` are left out, without a look at their sizes and times."""
         raise _lacks(self, "scan_blobs")
 
     def sweep_blobs(

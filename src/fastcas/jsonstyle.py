@@ -125,10 +125,15 @@ def has_distinct_keys(raw: bytes, keys: int) -> bool:
     """
     if raw.count(b'":') != keys:
         return False
-    # A search for one byte is a memchr, a search for two is ten times slower: ask for spaces first,
-    # beside the last newline.
-    text = raw.rstrip()
-    return not any(space in text and space + b":" in text for space in (b" ", b"\n", b"\t", b"\r"))
+    # A search for one byte is a memchr (of find, not of in), a search for two is ten times slower: ask
+    # for spaces first, beside the last newline.
+    find = raw.find
+    return (
+        (find(b" ") < 0 or find(b" :") < 0)
+        and (find(b"\n", 0, -1) < 0 or find(b"\n:") < 0)
+        and (find(b"\t") < 0 or find(b"\t:") < 0)
+        and (find(b"\r") < 0 or find(b"\r:") < 0)
+    )
 
 
 def check_exactly(raw: bytes, *, what: str) -> None:

@@ -24,7 +24,7 @@ from fastcas.results import BlobInfo, CopyResult, PutResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
     from typing import Any
 
     from typing_extensions import Self
@@ -245,8 +245,8 @@ class DirEngine(Engine):
     def read_clock(self) -> int:
         return read_file_clock()
 
-    def scan_blobs(self) -> Iterator[StoredBlob]:
-        return scan_blobs(self._root)
+    def scan_blobs(self, *, known: Container[str] = ()) -> Iterator[StoredBlob]:
+        return scan_blobs(self._root, known)
 
     def sweep_blobs(
         self,

@@ -72,7 +72,7 @@ class IndexFile:
                 after = function(before)
                 if after is None:
                     return before
-                raw, after = self._encode(after)
+                raw, after = self._encode(after, before)
                 if self._write(raw, only_if=before.raw):
                     return after
             message = f"{INDEX_FILE} was changed each time before it could be replaced"
@@ -95,13 +95,20 @@ class IndexFile:
             os.close(fd)
         return (raw if _version(before) == _version(after) else None), after
 
-    def _encode(self, index: Index) -> tuple[bytes, Index]:
-        """The bytes of ``index``, and what will be read from them: an index can be read again."""
-        from fastcas.model import Index
+    def _encode(self, index: Index, before: Index | None = None) -> tuple[bytes, Index]:
+        """The bytes of ``index``, and what will be read from them: an index can be read again.
+
+        What it has of ``before``, which was read from the file, isn't read again.
+        """
+        from fastcas.model import INDEX_LIMIT, Index
 
         if not isinstance(index, Index):
             raise TypeError(f"an index must be a fastcas.Index, not {type(index).__name__}")
         raw = index.to_json()
+        if before is not None and len(raw) <= INDEX_LIMIT:
+            reread = index.reread_entries(raw, before)
+            if reread is not None:
+                return raw, reread
         return raw, Index.from_json(raw)
 
     def _write(self, raw: bytes, only_if: bytes | None = None) -> bool:

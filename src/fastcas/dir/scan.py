@@ -14,7 +14,7 @@ from fastcas.results import StoredBlob
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from fastcas.dir.root import Root
 
@@ -54,32 +54,38 @@ def times_of(facts: os.stat_result) -> tuple[int, int]:
     return facts.st_mtime_ns, changed
 
 
-def scan_blobs(root: Root) -> Iterator[StoredBlob]:
+def scan_blobs(root: Root, known: Container[str]) -> Iterator[StoredBlob]:
     """Everything under ``blobs/``, in no order, lazily; see ``Engine.scan_blobs``."""
     directory = root.open(BLOBS, DIRECTORY)
     try:
-        for entry, facts in _entries(directory):
-            is_algorithm = _core.split_digest(f"{entry}:0") > 0
+        for entry in _entries(directory, "", ()):
+            facts = _look(entry)
+            if facts is None:
+                continue
+            is_algorithm = _core.split_digest(f"{entry.name}:0") > 0
             if is_algorithm and stat.S_ISDIR(facts.st_mode):
-                yield from _scan_algorithm(root, entry)
+                yield from _scan_algorithm(root, entry.name, known)
             else:
                 kind = "non-regular" if is_algorithm else "bad-name"
-                yield _place(root.join(f"{BLOBS}/{entry}"), None, facts, kind)
+                yield _place(root.join(f"{BLOBS}/{entry.name}"), None, facts, kind)
     finally:
         os.close(directory)
 
 
-def _scan_algorithm(root: Root, algorithm: str) -> Iterator[StoredBlob]:
+def _scan_algorithm(root: Root, algorithm: str, known: Container[str]) -> Iterator[StoredBlob]:
     try:
         directory = root.open(f"{BLOBS}/{algorithm}", DIRECTORY)
     except (InvalidError, FileNotFoundError, NotADirectoryError):
         return  # gone by now
     try:
         parent = root.join(f"{BLOBS}/{algorithm}")
-        for name, facts in _entries(directory):
-            path = f"{parent}/{name}"
+        for entry in _entries(directory, f"{algorithm}:", known):
+            facts = _look(entry)
+            if facts is None:
+                continue
+            path = f"{parent}/{entry.name}"
             try:
-                digest = Digest(f"{algorithm}:{name}")
+                digest = Digest(f"{algorithm}:{entry.name}")
             except InvalidError:
                 yield _place(path, None, facts, "bad-name")
                 continue
@@ -88,13 +94,19 @@ def _scan_algorithm(root: Root, algorithm: str) -> Iterator[StoredBlob]:
         os.close(directory)
 
 
-def _entries(directory: int) -> Iterator[tuple[str, os.stat_result]]:
+def _entries(directory: int, prefix: str, known: Container[str]) -> Iterator[os.DirEntry[str]]:
     with os.scandir(directory) as entries:
         for entry in entries:
-            try:
-                yield entry.name, entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
+            # The directory itself says what is a file; only some filesystems make that a look at it.
+            if prefix + entry.name not in known or not entry.is_file(follow_symlinks=False):
+                yield entry
+
+
+def _look(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def _place(path: str, digest: Digest | None, facts: os.stat_result, kind: str) -> StoredBlob:

@@ -111,4 +111,6 @@ def _split(index: Index, name: str) -> tuple[list[Descriptor], list[Descriptor]]
 
 
 def _name_of(entry: Descriptor) -> str | None:
-    return (entry.annotations or {}).get(ANNOTATION_REF_NAME)
+    # Of the struct behind the value, whose attributes cost a tenth.
+    notes = entry._fields.annotations
+    return notes.get(ANNOTATION_REF_NAME) if type(notes) is dict else None
