@@ -10,7 +10,7 @@ import pytest
 import fastcas
 import images
 from conformance import REF_NAME, descriptor_of, noise
-from fastcas import Index, InvalidError
+from fastcas import Descriptor, Index, InvalidError
 from fastcas.image import retention
 from fastcas.image.retention import Image, apply_retention, plan_retention
 from test_cases import blob_path
@@ -131,6 +131,20 @@ def test_what_is_about_an_image_goes_and_stays_with_it(cas):
     assert set(dropped(cas, keep_newest=1, keep_tags=["old"])) == {"lone"}
     assert set(dropped(cas, max_size=0)) == {None, *cas.list_references()}
     assert lone.digest in cas
+
+
+@pytest.mark.parametrize("digits", [64, 128])
+def test_referrers_tags_of_longer_digests(cas, digits):
+    """A tag has at most 128 characters, so the digits of a sha512 are cut."""
+    document = images.put_manifest(cas)
+    digest, size = cas.put_blob(cas.read_blob(document.digest), algorithm="sha512")
+    old = Descriptor(document.media_type, digest, size, annotations={CREATED: said(NOW - 50 * DAY)})
+    cas.put_index(Index([old]))
+    name = f"sha512-{digest.encoded[:digits]}"
+    put(cas, name, 1)
+    assert set(dropped(cas, older_than=45 * DAY)) == {None, name}
+    put(cas, f"sha512-{digest.encoded[: digits - 1]}0", 1)
+    assert set(dropped(cas, older_than=45 * DAY)) == {None, name}
 
 
 def test_apply_is_one_update_and_spares_what_changed(aged):
