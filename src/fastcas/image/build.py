@@ -11,7 +11,7 @@ Source: OCI image-spec 1.1, config.md, manifest.md, image-index.md; specs-go/v1.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -383,7 +383,7 @@ def _moved(descriptor: Descriptor, stored: PutResult | Descriptor) -> Descriptor
     return descriptor.replace(digest=stored.digest, size=stored.size, data=None, urls=None)
 
 
-def _swap_entry(engine: Engine, old: Descriptor, new: Descriptor, needs: list[str]) -> bool:
+def _swap_entry(engine: Engine, old: Descriptor, new: Descriptor, needs: Sequence[str]) -> bool:
     """Puts ``new`` in the place of all entries of its name, if ``old`` is still in the index: else gc
     may have taken what the two share. NotExistError where one of ``needs``, which only ``new`` leads
     to, isn't stored any more."""
