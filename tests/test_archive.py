@@ -177,6 +177,28 @@ def test_chosen_platform_and_referrers(source):
     assert len(members_of(export(source, names=["v1"], platform="linux/arm64"))) == 7
 
 
+def test_a_platform_of_everything(source):
+    with pytest.raises(InvalidError, match="say which"):
+        export_archive(source, io.BytesIO(), platform="linux/amd64")
+
+
+def test_a_blob_that_goes_during_the_import(source, target, monkeypatch):
+    source.update_reference("v1", put_image(source, b"layer"))
+    stream = io.BytesIO()
+    export_archive(source, stream)
+    lost = [digest for digest in source if source.read_blob(digest) == b"layer"]
+    update = target.update_index
+
+    def remove_first(function):
+        target.delete_blob(lost[0])
+        return update(function)
+
+    monkeypatch.setattr(target, "update_index", remove_first)
+    with pytest.raises(NotExistError, match=lost[0]):
+        import_archive(target, io.BytesIO(stream.getvalue()))
+    assert entries_of(target) == []
+
+
 def test_chosen_at_import(source, target):
     for name in ("one", "two"):
         source.update_reference(name, put_image(source, name.encode()))

@@ -403,6 +403,52 @@ def test_embedded_configs_are_not_left_behind(cas, tmp_path):
     assert len(config["rootfs"]["diff_ids"]) == 2
 
 
+def test_an_image_that_is_collected_while_it_is_appended_to(cas, tmp_path, monkeypatch):
+    """Its name goes, and gc takes the layers that the new image shares with it."""
+    image = put_image(cas, b"base")
+    cas.update_reference("v1", image)
+    base = parts(cas, image)[0]["layers"][0]["digest"]
+    update = cas.update_index
+
+    def collect_first(function):
+        monkeypatch.setattr(cas, "update_index", update)
+        cas.delete_reference("v1")
+        cas.delete_blob(base)
+        cas.delete_blob(image.digest)
+        return update(function)
+
+    monkeypatch.setattr(cas, "update_index", collect_first)
+    with pytest.raises(NotExistError):
+        append_layers(cas, "v1", [layer_file(tmp_path, make_tar(b=b"b"))], new_reference="v2")
+    assert entries_of(cas) == []
+
+
+@pytest.mark.parametrize("what", ["image", "index", "append"])
+def test_what_is_collected_before_it_has_a_name(cas, tmp_path, monkeypatch, what):
+    """A put and the name that needs it were further apart than the grace of a gc."""
+    base = put_image(cas, b"base")
+    cas.update_reference("base", base)
+    content = make_tar(b=b"b")
+    layer = put(cas, content)
+    lost = parts(cas, base)[0]["layers"][0]["digest"] if what == "index" else layer.digest
+    update = cas.update_index
+
+    def collect_first(function):
+        cas.delete_blob(lost)
+        return update(function)
+
+    monkeypatch.setattr(cas, "update_index", collect_first)
+    with pytest.raises(NotExistError) as caught:
+        if what == "image":
+            build_image(cas, [layer], reference="v1")
+        elif what == "index":
+            build_index(cas, [base], reference="v1")
+        else:
+            append_layers(cas, "base", [layer])
+    assert caught.value.digest == lost
+    assert entries_of(cas) == [("base", base.digest)]
+
+
 def test_what_can_not_be_appended_to(cas, tmp_path):
     path = layer_file(tmp_path, make_tar(b=b"b"))
     opaque = put(cas, b"x", "application/x-unknown")

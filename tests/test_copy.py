@@ -288,6 +288,34 @@ def test_embedded_content_that_is_not_stored(source, target):
         assert entries_of(other) == []
 
 
+def test_a_document_that_is_missing_here_and_embedded_there(source, target):
+    image = put_image(source, b"layer")
+    content = source.read_blob(image.digest)
+    source.delete_blob(image.digest)
+    both = put_index(source, [image, image.replace(data=content)])
+    source.update_reference("v1", both)
+    assert copy_image(source, "v1", target).missing == []
+    assert blobs_of(target) == blobs_of(source) | {image.digest}
+
+
+def test_a_blob_that_goes_from_the_target_meanwhile(source, target, monkeypatch):
+    """A copy that takes longer than the grace of a gc of the target."""
+    image = put_image(source, b"layer")
+    source.update_reference("v1", image)
+    lost = Manifest.from_json(source.read_blob(image.digest)).layers[0].digest
+    update = target.update_index
+
+    def remove_first(function):
+        target.delete_blob(lost)
+        return update(function)
+
+    monkeypatch.setattr(target, "update_index", remove_first)
+    with pytest.raises(NotExistError) as caught:
+        copy_image(source, "v1", target)
+    assert caught.value.digest == lost
+    assert entries_of(target) == []
+
+
 def target_path(target):
     path = getattr(target, "path", None) or target._root
     return type(target._root)(f"{path}-2") if path is target._root else f"{path}-2"

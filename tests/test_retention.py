@@ -10,7 +10,7 @@ import pytest
 import fastcas
 import images
 from conformance import REF_NAME, descriptor_of, noise
-from fastcas import Index, InvalidError
+from fastcas import Descriptor, Index, InvalidError
 from fastcas.image import retention
 from fastcas.image.retention import Image, apply_retention, plan_retention
 from test_cases import blob_path
@@ -147,6 +147,20 @@ def test_the_size_of_what_is_about_an_image_goes_with_it(cas):
     # A note that is kept keeps its subject's blobs, so dropping v0 frees nothing.
     kept = dropped(cas, max_size=everything - 1, keep_tags=["note0"])
     assert set(kept) == {"v0", "v1", "note1"}
+
+
+@pytest.mark.parametrize("digits", [64, 128])
+def test_referrers_tags_of_longer_digests(cas, digits):
+    """A tag has at most 128 characters, so the digits of a sha512 are cut."""
+    document = images.put_manifest(cas)
+    digest, size = cas.put_blob(cas.read_blob(document.digest), algorithm="sha512")
+    old = Descriptor(document.media_type, digest, size, annotations={CREATED: said(NOW - 50 * DAY)})
+    cas.put_index(Index([old]))
+    name = f"sha512-{digest.encoded[:digits]}"
+    put(cas, name, 1)
+    assert set(dropped(cas, older_than=45 * DAY)) == {None, name}
+    put(cas, f"sha512-{digest.encoded[: digits - 1]}0", 1)
+    assert set(dropped(cas, older_than=45 * DAY)) == {None, name}
 
 
 def test_apply_is_one_update_and_spares_what_changed(aged):

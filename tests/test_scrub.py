@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -128,6 +129,7 @@ def test_what_need_not_be_stored(cas):
         descriptor_of(b"1", LAYER, urls=["https://example.com/1"]),
         descriptor_of(b"2", "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"),
         descriptor_of(b"3", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"),
+        descriptor_of(b"", LAYER, data=b""),
     ]
     for about in (descriptor_of(b"absent"), subject):
         manifest = Manifest(config, layers, subject=about)
@@ -336,6 +338,21 @@ def test_quarantine_keeps_what_it_has(cas, layout, target):
     contents = {p.read_bytes() for p in target.iterdir() if p.suffix != ".json"}
     assert contents == {b"wrong 0", b"wrong 1", b"wrong 2"}
     assert len(os.listdir(target)) == 5
+
+
+def test_a_note_that_can_t_be_written_leaves_nothing(cas, layout, target, monkeypatch):
+    digest, _ = cas.put_blob(b"content")
+    plant(layout, digest, b"wrong")
+
+    def fail(fd, content):
+        os.write(fd, content[:5])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(quarantine_room, "write_all", fail)
+    with pytest.raises(OSError, match="space"):
+        cas.scrub(quarantine=target)
+    assert os.listdir(target) == []
+    assert digest in cas
 
 
 def test_a_blob_healed_before_it_is_moved_stays(cas, layout, target, monkeypatch):

@@ -7,7 +7,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import BinaryIO
 
-    from fastcas.engine import Engine, Progress
+    from fastcas.contract import Progress
+    from fastcas.engine import Engine
     from fastcas.image.layer import Layer, LayerSource
     from fastcas.model import Descriptor
 

@@ -19,7 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from fastcas.engine import Engine, Progress
+    from fastcas.contract import Progress
+    from fastcas.engine import Engine
 
 STREAM = "-"
 

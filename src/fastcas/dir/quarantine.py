@@ -122,6 +122,9 @@ class Quarantine:
             write_all(fd, note)
             if self._durable:
                 os.fsync(fd)
+        except BaseException:
+            os.unlink(f"{name}.json", dir_fd=target)
+            raise
         finally:
             os.close(fd)
         return name

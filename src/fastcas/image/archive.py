@@ -75,9 +75,12 @@ def export_archive(
     It is not synced. After an error an object has been given the beginning of an archive, which
     lacks its end and is refused by whoever reads it: a damaged blob is noticed when its end is read.
 
-    Raises as ``copy_image`` does, and OSError from the target.
+    Raises as ``copy_image`` does, InvalidError for a platform of the whole index, and OSError from
+    the target.
     """
     if names is None:
+        if platform is not None:
+            raise InvalidError("a platform is chosen of references: say which")
         index = engine.get_index()
         roots = list(index.manifests)
         closure = find_closure(engine, roots)
@@ -212,8 +215,8 @@ def import_archive(
     else:
         raise TypeError(f"expected a path or a binary file, not {type(source).__name__}")
     entries = _choose(found.index, names)
-    find_closure(engine, entries)
-    merge_entries(engine, entries)
+    closure = find_closure(engine, entries)
+    merge_entries(engine, entries, [item.digest for item in closure.items if item.data is None])
     return ArchiveResult(entries, len(found.blobs), found.bytes, found.left_out)
 
 

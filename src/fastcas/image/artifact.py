@@ -100,10 +100,9 @@ def build_artifact(
         subject=subject,
         annotations=notes or None,
     )
-    found = put_document(engine, manifest)
-    return publish(
-        engine, found.replace(artifact_type=artifact_type), reference, anyhow=subject is not None
-    )
+    found = put_document(engine, manifest).replace(artifact_type=artifact_type)
+    needs = [config.digest, *(layer.digest for layer in layers.values())]
+    return publish(engine, found, reference, needs, anyhow=subject is not None)
 
 
 def _list_files(files: Any, media_type: str) -> Iterator[tuple[str, str, Any]]:

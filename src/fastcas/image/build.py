@@ -11,7 +11,7 @@ Source: OCI image-spec 1.1, config.md, manifest.md, image-index.md; specs-go/v1.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +26,7 @@ from fastcas.image.layer import Layer, put_layer
 from fastcas.image.platform import parse_platform
 from fastcas.image.publish import format_time, publish, put_document, to_seconds
 from fastcas.image.reference import check_reference_name
+from fastcas.image.walk import mark
 from fastcas.model import Descriptor, Index, Manifest, Platform
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ def build_image(
         [layer.descriptor for layer in made],
         annotations=annotations,
     )
-    return publish(engine, put_document(engine, manifest), reference)
+    needs = [stored.digest, *(layer.descriptor.digest for layer in made)]
+    return publish(engine, put_document(engine, manifest), reference, needs)
 
 
 def append_layers(
@@ -179,9 +181,8 @@ def append_layers(
         path = _find_image(engine, reference, platform)
         image = _extend_image(engine, path[-1], made, steps, when, author, annotations)
         root = rename(_replace_in_parents(engine, path, image), name)
-        if new_reference is not None:
-            return publish(engine, root, name)
-        if _swap_entry(engine, path[0], root):
+        needs = [root.digest, image.digest, *(layer.descriptor.digest for layer in made)]
+        if _swap_entry(engine, path[0], root, needs):
             return root
     raise InvalidError(f"{shorten(reference)} was moved by others {_ATTEMPTS} times")
 
@@ -209,7 +210,13 @@ def build_index(
             entry = entry.replace(platform=_platform_of(engine, document))
         entries.append(entry)
     index = Index(entries, annotations=annotations)
-    return publish(engine, put_document(engine, index), reference)
+    needs = [] if reference is None else _stored(engine, mark(engine, entries).digests)
+    return publish(engine, put_document(engine, index), reference, needs)
+
+
+def _stored(engine: Engine, digests: Iterable[str]) -> list[str]:
+    """Those of the digests that are stored: an image may lack some of its parts."""
+    return [digest for digest in digests if digest in engine]
 
 
 def _put_layers(
@@ -376,8 +383,10 @@ def _moved(descriptor: Descriptor, stored: PutResult | Descriptor) -> Descriptor
     return descriptor.replace(digest=stored.digest, size=stored.size, data=None, urls=None)
 
 
-def _swap_entry(engine: Engine, old: Descriptor, new: Descriptor) -> bool:
-    """Puts ``new`` in the place of all entries of its name, if ``old`` is still one of them."""
+def _swap_entry(engine: Engine, old: Descriptor, new: Descriptor, needs: Sequence[str]) -> bool:
+    """Puts ``new`` in the place of all entries of its name, if ``old`` is still in the index: else gc
+    may have taken what the two share. NotExistError where one of ``needs``, which only ``new`` leads
+    to, isn't stored any more."""
     swapped = False
 
     def change(index: Index) -> Index | None:
@@ -385,6 +394,8 @@ def _swap_entry(engine: Engine, old: Descriptor, new: Descriptor) -> bool:
         swapped = old in index.manifests
         if not swapped:
             return None
+        for digest in needs:
+            engine.stat_blob(digest)
         kept = [entry for entry in index.manifests if name_of(entry) != name_of(new)]
         return index.replace(manifests=[*kept, new])
 

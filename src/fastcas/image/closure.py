@@ -115,7 +115,8 @@ class _Search:
     def _enter(self, link: Link, required: bool) -> None:
         digest = link.digest
         key = (digest, link.media_type)
-        if key not in self._met:
+        # What was missing may be embedded here.
+        if key not in self._met or (digest in self.missing and isinstance(link.data, bytes)):
             self._met.add(key)
             if len(self._met) > NODE_LIMIT:
                 raise _too_much(digest, f"has more than {NODE_LIMIT} descriptors")
@@ -128,6 +129,7 @@ class _Search:
                     self.documents.append(digest)
                 else:
                     self._list(link)
+                self.missing.discard(digest)
                 return
             except NotExistError:
                 self.missing.add(digest)
@@ -225,17 +227,22 @@ def rename(entry: Descriptor, name: str | None) -> Descriptor:
     return entry.replace(annotations=annotations or None)
 
 
-def merge_entries(engine: Engine, entries: Iterable[Descriptor]) -> None:
+def merge_entries(engine: Engine, entries: Iterable[Descriptor], needs: Iterable[str] = ()) -> None:
     """Adds entries to the index, in one change of it.
 
     Those with a reference name take the place of all that have it; one without is added where the
-    index has no entry of its digest. Durable as the engine's ``update_index`` is.
+    index has no entry of its digest. ``needs`` are the digests that must be stored at that moment:
+    NotExistError, and no change, where gc was quicker. Durable as the engine's ``update_index`` is.
     """
     entries = list(entries)
+    needs = list(needs)
     named = [entry for entry in entries if name_of(entry) is not None]
     names = {name_of(entry) for entry in named}
 
     def change(index: Index) -> Index | None:
+        # gc removes under the same lock, and only what the index that it finds then doesn't lead to.
+        for digest in needs:
+            engine.stat_blob(digest)
         replaced = [entry for entry in index.manifests if name_of(entry) in names]
         merged = [entry for entry in index.manifests if name_of(entry) not in names]
         digests = {entry.digest for entry in merged}

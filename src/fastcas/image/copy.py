@@ -51,12 +51,14 @@ def copy_image(
     and to its parts, as entries without a name. ``progress(done, total)`` counts bytes.
 
     Blobs arrive by the target's ``put_copy``, to which ``verify`` goes, children before parents, and
-    are as verified and as durable as that says; the index is changed last, once. After an error it
+    are as verified and as durable as that says; the index is changed last, once, if all that was copied
+    is still there: a gc of the target may have run meanwhile, longer than its grace. After an error it
     is as it was, and what was copied stays as blobs that nothing names. What an index or a subject
     names and the source doesn't have is left out, as it is in the source; likewise layers with
     ``urls``.
 
-    Raises NotExistError for a name that isn't there, and for a config or layer that isn't;
+    Raises NotExistError for a name that isn't there, for a config or layer that isn't, and for a blob
+    that went from the target meanwhile;
     InvalidError where the name stands for different descriptors, and for a new name outside the
     grammar; CorruptError where the source is damaged.
     """
@@ -78,7 +80,8 @@ def copy_image(
         done += item.size
         if progress is not None:
             progress(done, total)
-    merge_entries(target, [root, *closure.referrers])
+    needs = [item.digest for item in closure.items]
+    merge_entries(target, [root, *closure.referrers], needs)
     return ImageCopy(root, sent, sent_bytes, methods, sorted(closure.missing))
 
 

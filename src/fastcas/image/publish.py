@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -38,11 +39,19 @@ def put_document(
 
 
 def publish(
-    engine: Engine, descriptor: Descriptor, reference: str | None, *, anyhow: bool = False
+    engine: Engine,
+    descriptor: Descriptor,
+    reference: str | None,
+    needs: Iterable[str],
+    *,
+    anyhow: bool = False,
 ) -> Descriptor:
-    """Makes an entry of the index, if there is a name for it, or ``anyhow``; returns ``descriptor``."""
+    """Makes an entry of the index, if there is a name for it, or ``anyhow``; returns ``descriptor``.
+
+    NotExistError where ``descriptor`` or one of the digests ``needs`` isn't stored at that moment.
+    """
     if reference is not None or anyhow:
-        merge_entries(engine, [rename(descriptor, reference)])
+        merge_entries(engine, [rename(descriptor, reference)], [*needs, descriptor.digest])
     return descriptor
 
 

@@ -29,6 +29,7 @@ from fastcas.image.walk import mark
 from fastcas.model import ANNOTATION_REF_NAME, Descriptor, Index, Manifest
 
 if TYPE_CHECKING:
+    from fastcas.digest import Digest
     from fastcas.engine import Engine
 
 __all__ = [
@@ -52,8 +53,9 @@ _TIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,30})?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
-# The referrers of an image, where a registry has no API for them.
-_FALLBACK_TAG = re.compile(r"(?:(sha256)-([0-9a-f]{64})|(sha512)-([0-9a-f]{128}))(?:\..*)?")
+# The referrers of an image, where a registry has no API for them: the digest, cut to what fits a tag;
+# signatures of cosign are called so with ``.sig`` behind it.
+_FALLBACK_TAG = re.compile(r"([a-z0-9]+)-([0-9a-f]{64,})(?:\..*)?")
 
 
 class Image(namedtuple("Image", ("entry", "name", "created", "subject"))):
@@ -83,6 +85,8 @@ def list_images(engine: Engine) -> list[Image]:
     """
     entries = engine.get_index().manifests
     there = {entry.digest for entry in entries}
+    # By the names of their referrers' tags, which have at most 64 digits.
+    cut = {(digest.algorithm, digest.encoded[:64]): digest for digest in there}
     put: dict[str, float] | None = None
     images = []
     for entry in entries:
@@ -93,7 +97,7 @@ def list_images(engine: Engine) -> list[Image]:
                 put = {b.digest: b.modified / 1e9 for b in engine.scan_blobs() if b.digest}
             created = put.get(entry.digest, time.time())
         name = (entry.annotations or {}).get(ANNOTATION_REF_NAME)
-        subject = _subject_of(name, document)
+        subject = _subject_of(name, document, cut)
         if subject == entry.digest or subject not in there:
             subject = None
         images.append(Image(entry, name, created, subject))
@@ -279,10 +283,12 @@ def _read(engine: Engine, descriptor: Descriptor) -> Any:
         return None
 
 
-def _subject_of(name: str | None, document: Any) -> str | None:
+def _subject_of(name: str | None, document: Any, cut: dict[tuple[str, str], Digest]) -> str | None:
     match = _FALLBACK_TAG.fullmatch(name or "")
     if match is not None:
-        return ":".join(part for part in match.groups() if part)
+        algorithm, encoded = match.groups()
+        digest = cut.get((algorithm, encoded[:64]))
+        return digest if digest is not None and digest.encoded.startswith(encoded) else None
     subject = getattr(document, "subject", None)
     return None if subject is None else str(subject.digest)
 

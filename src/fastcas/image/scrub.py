@@ -246,6 +246,6 @@ class _Wanted:
 
 def _is_elsewhere(link: Any) -> bool:
     """Whether its content comes from elsewhere than the layout's blobs."""
-    if link.data or link.urls:
+    if isinstance(link.data, bytes) or link.urls:  # b"" is content as well
         return True
     return any(part in link.media_type for part in _ELSEWHERE)
