@@ -144,7 +144,7 @@ ssize_t pread(int fd, void *data, size_t size, off_t at)
     return REAL(pread)(fd, data, size, at);
 }
 
-/* Writes of one byte, writes that say more than they did, a sync that fails, a name that was just taken. */
+/* Writes of a byte, writes that say more than they did, a failing sync, a name that was just taken. */
 int tiny, lies, sync_fails, taken;
 
 /* A disk: so many writes take longer than a section without the GIL may last, and store half. */
