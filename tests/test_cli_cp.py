@@ -60,6 +60,17 @@ class TestLayouts:
         assert set(names(other)) == {"v1", "v2"}
         assert call("cp", f"{image}:v1", other).output == ""
 
+    def test_verify_heals_what_the_target_has(self, image, other):
+        with fastcas.open(image, durability="none") as cas:
+            big = cas.put_blob(bytes(2 << 20))
+            cas.update_reference("big", fastcas.Descriptor("application/octet-stream", *big))
+        call("cp", f"{image}:big", other)
+        corrupt(other, big.digest)
+        assert answer("cp", f"{image}:big", other)["method"] == "exists"
+        assert run("scrub", other).returncode == 1
+        assert answer("cp", f"{image}:big", other, "--verify")["missing"] == []
+        assert_whole(other)
+
     def test_by_digest(self, image, other):
         digest = names(image)["v1"]
         call("cp", f"{image}:{digest[7:20]}", f"{other}:short")

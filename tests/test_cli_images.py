@@ -144,6 +144,13 @@ class TestBuild:
             file = answer("build", layout, tar, "--tag", "file", *options)
             assert file["digest"] == json.loads(result.stdout)["digest"]
 
+    @pytest.mark.parametrize("level", ["1", "9"])
+    def test_level_of_a_pipe(self, layout, tar, level):
+        options = ["--compress", "gzip", "--level", level]
+        piped = run("build", layout, "-", "--tag", "piped", *options, input=PLAIN)
+        assert piped.stdout.decode() == call("build", layout, tar, "--tag", "file", *options).stdout
+        assert piped.stdout.decode() != call("build", layout, tar, "--tag", "x", *options[:2]).stdout
+
     def test_of_what_tar_writes(self, layout, folder):
         script = f'tar c -C "$1" . | {" ".join(FASTCAS)} build "$2" - --tag v1'
         result = subprocess.run(
