@@ -335,7 +335,7 @@ class Engine(Contract):
 
         Targets are image manifests and everything else that is no index; they aren't opened, and
         each comes once. ``name`` is a reference name, ``name@digest``, a digest (also one below the
-        entries), or the first four or more of its digits where only one digest begins so. [] for
+        entries), or the first seven or more of its digits where only one digest begins so. [] for
         what isn't there.
 
         With ``platform``, "os/arch[/variant]" or a Platform, returns the one best match, or []: the
