@@ -3,7 +3,7 @@
 ``make test-arm`` runs the test of lanes.c once more, compiled for ARM and emulated.
 """
 
-import errno
+import ctypes
 import hashlib
 import mmap
 import os
@@ -203,9 +203,7 @@ FAILURES = ["closed", "directory", "fifo", "absent", "write only"]
 def broken(kind, tmp_path):
     """(the item, the exception that it gives, what to close)"""
     if kind == "closed":
-        fd = os.open(tmp_path, os.O_RDONLY)
-        os.close(fd)
-        return fd, OSError, []
+        return 1 << 30, OSError, []  # no descriptor is as large
     directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     if kind == "directory":
         return directory, _core.KindError, [directory]
@@ -249,9 +247,9 @@ def test_the_last_of_many_failures_is_not_left_out(tmp_path):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("change", ["shrinks", "grows"])
 def test_a_file_that_changes_meanwhile(kernel, change, tmp_path):
-    """Changed by the progress callback, which is called long before a file of this size is read."""
+    """Changed by the progress callback, which is called long before half a file of this size is read."""
     path = tmp_path / "changing"
-    size = 2 << 30
+    size = 1 << 30
     with open(path, "wb") as file:
         file.truncate(size)
     changed = size // 2 if change == "shrinks" else size + 5
@@ -366,8 +364,6 @@ def test_where_no_thread_can_be_had_the_caller_does_it_alone(tmp_path):
         from fastcas import _core
         resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))
         blobs = [bytes([n]) * 100_000 for n in range(64)]
-        import threading
-        threading.stack_size(0)
         found = _core.digest_many(blobs, "sha256", threads=64)
         assert found == [(hashlib.sha256(b).hexdigest(), len(b)) for b in blobs]
         print("done")
@@ -378,8 +374,10 @@ def test_where_no_thread_can_be_had_the_caller_does_it_alone(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_a_fork_in_the_middle_and_one_afterwards(threads, files):
-    fds = files([NOISE] * 4000)[:1] * 4000
+def test_a_fork_in_the_middle_and_one_afterwards(threads, tmp_path):
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(256 << 20)
+    fd = os.open(tmp_path / "sparse", os.O_RDONLY)
     child = None
 
     def progress(*_):
@@ -388,19 +386,19 @@ def test_a_fork_in_the_middle_and_one_afterwards(threads, files):
             child = os.fork()
 
     try:
-        found = _core.digest_many(fds, "sha256", threads=threads, progress=progress)
+        found = _core.digest_many([fd] * 8, "sha256", threads=threads, progress=progress)
     except _core.ForkedError:
         os._exit(_core.digest_many([NOISE] * 9, "sha256", threads=3) != digests([NOISE] * 9))
     finally:
         if child == 0:
             os._exit(2)
-    assert found == digests([NOISE]) * 4000
+    os.close(fd)
+    assert found == digests([bytes(256 << 20)]) * 8
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_memory_is_bounded_by_lanes_and_threads(tmp_path):
-    """A GiB, nearly all of it holes, on four threads: the peak rises by less than four lanes of 64 KiB each
-    and what threads need."""
+    """A GiB of holes on four threads of four lanes: a mebibyte of slots, and what threads need."""
     with open(tmp_path / "sparse", "wb") as file:
         file.truncate(64 << 20)
     fd = os.open(tmp_path / "sparse", os.O_RDONLY)
@@ -412,25 +410,35 @@ def test_memory_is_bounded_by_lanes_and_threads(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096
 
 
-def in_page_cache(path):
-    """How many pages of a file are cached."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
-        import ctypes
+def cached_pages(path):
+    """How many pages of a file are in the page cache."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+        states = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
+        first = ctypes.c_char.from_buffer(mapped)
+        place, size = ctypes.c_void_p(ctypes.addressof(first)), ctypes.c_size_t(len(mapped))
+        failed = libc.mincore(place, size, states)
+        del first
+        assert not failed, os.strerror(ctypes.get_errno())
+        return sum(state & 1 for state in states)
 
-        libc = ctypes.CDLL(None, use_errno=True)
-        pages = -(-len(mapped) // mmap.PAGESIZE)
-        vector = (ctypes.c_ubyte * pages)()
-        address = ctypes.c_char_p.from_buffer  # writable maps only
-        del address
-        libc.mmap.restype = ctypes.c_void_p
-        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-        libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
-        libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-        place = libc.mmap(None, len(mapped), mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
-        if libc.mincore(place, len(mapped), vector):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        libc.munmap(place, len(mapped))
-        return sum(byte & 1 for byte in vector)
+
+@pytest.mark.parametrize("size", [5000, SLOT + 1, FORGET_STEP + 3 * SLOT + 1])
+def test_the_page_cache_is_left_as_it_was(size, tmp_path):
+    content = (NOISE * (size // len(NOISE) + 1))[:size]
+    path = tmp_path / "blob"
+    path.write_bytes(content)
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    pages = cached_pages(path)
+    assert pages == -(-size // mmap.PAGESIZE)
+    assert _core.digest_many([fd], "sha256") == digests([content])
+    assert cached_pages(path) == pages
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    cold = cached_pages(path)  # all of them on a filesystem in memory
+    assert _core.digest_many([fd], "sha256") == digests([content])
+    assert cached_pages(path) == cold
+    os.close(fd)
 
 
 # ---- the scheduler, given pieces of any size
