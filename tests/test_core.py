@@ -178,7 +178,7 @@ def fill(fd, data):
 def test_backend_is_the_interpreters_libcrypto():
     import ssl
 
-    assert f"libcrypto {ssl.OPENSSL_VERSION}" == _core.BACKEND
+    assert _core.BACKEND.partition("; ")[0] == f"libcrypto {ssl.OPENSSL_VERSION}"
 
 
 @pytest.mark.parametrize(("algorithm", "message", "expected"), NIST)

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, TypeVar, final
 
 from typing_extensions import Self
@@ -9,8 +9,10 @@ _Progress: TypeAlias = Callable[[int, int | None], object]
 _S = TypeVar("_S", bound=str)
 
 BACKEND: str
+KERNELS: tuple[str, ...]
 __test__: dict[str, str]
 
+class KindError(Exception): ...
 class LimitError(Exception): ...
 class ForkedError(RuntimeError): ...
 
@@ -87,6 +89,15 @@ def put_small(
     owner: tuple[int, int] | None = None,
     sync: bool,
 ) -> tuple[str, int] | None: ...
+def digest_many(
+    items: Iterable[int | tuple[int, bytes] | _Buffer],
+    algorithm: str,
+    *,
+    threads: int = 1,
+    failures: bool = False,
+    kernel: str | None = None,
+    progress: _Progress | None = None,
+) -> list[Any]: ...
 def copy_fd(
     source: int,
     target: int,

@@ -15,6 +15,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
 from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t, uintptr_t
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.string cimport memcpy
 from posix.unistd cimport close as close_descriptor
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
@@ -22,6 +23,10 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_
 from fastcas.native.evp cimport (
     fc_evp_copy, fc_evp_fetch, fc_evp_final, fc_evp_free, fc_evp_load, fc_evp_new, fc_evp_reason,
     fc_evp_reset, fc_evp_size, fc_evp_update, fc_evp_version,
+)
+from fastcas.native.lanes cimport fc_sha256_kernel, fc_sha256_supported
+from fastcas.native.many cimport (
+    FC_EKIND, FC_FILE, FC_MEMORY, FC_NAME, fc_many, fc_many_close, fc_many_item, fc_many_open, fc_many_run,
 )
 from fastcas.native.small cimport (
     FC_SMALL, fc_small, fc_small_place, fc_small_put, fc_small_read, fc_small_verify,
@@ -60,6 +65,10 @@ cdef size_t UPDATE_STEP = 32 << 20
 cdef size_t NAMES_BUFFER = 64 << 10
 
 
+class KindError(Exception):
+    """Not a regular file."""
+
+
 class LimitError(Exception):
     """The source holds more bytes than the caller allows."""
 
@@ -88,6 +97,8 @@ cdef object failure(int status):
         return RuntimeError("digest failed: " + reason.decode("utf-8", "replace"))
     if status == FC_ELIMIT:
         return LimitError()
+    if status == FC_EKIND:
+        return KindError("not a regular file")
     if status == FC_EFORKED:
         return ForkedError("the process was forked in the middle of this stream")
     return OSError(-status, os.strerror(-status))
@@ -122,7 +133,28 @@ cdef str find_backend():
     return "hashlib (libcrypto was not found)"
 
 
-BACKEND = find_backend()
+cdef str LIBRARY = find_backend()
+
+# SHA-256 of several streams at once: the kernels that this CPU can run, the best first, and libcrypto (or hashlib).
+cdef dict kernels = {}
+
+
+cdef str find_kernels():
+    cdef const fc_sha256_kernel *kernel = fc_sha256_supported(0)
+    while kernel is not NULL:
+        kernels[kernel.name.decode()] = <uintptr_t>kernel
+        kernel = fc_sha256_supported(len(kernels))
+    kernels[LIBRARY.partition(" ")[0]] = 0
+    # For tests and benches. Nothing else in fastcas depends on the environment.
+    wanted = os.environ.get("FASTCAS_SHA256", next(iter(kernels)))
+    if wanted not in kernels:
+        raise ImportError(f"FASTCAS_SHA256 is {wanted!r}, and this machine has {', '.join(kernels)}")
+    return wanted
+
+
+cdef str LANES = find_kernels()
+KERNELS = tuple(kernels)
+BACKEND = LIBRARY if kernels[LANES] == 0 else f"{LIBRARY}; lanes: {LANES}"
 
 
 def algorithms():
@@ -734,6 +766,153 @@ def put_small(int dirfd, bytes place not None, str algorithm not None, bytes dat
     if status < 0:
         raise failure(status)
     return None if status else (name[:2 * digester.digest_size].decode("ascii"), directory)
+
+
+# ---- many digests at once
+
+def digest_many(items, str algorithm not None, *, int threads=1, bint failures=False, kernel=None, progress=None):
+    """[(digest in hexadecimal digits, size in bytes)] of the items, in their order, each
+
+    - the descriptor (int) of a regular file, whose offset counts for nothing and stays;
+    - (descriptor of a directory, name): a regular file, opened like `open_regular` when its turn comes;
+    - a bytes-like object.
+
+    SHA-256 runs in lanes, by `kernel`, one of KERNELS (None: what BACKEND says), on `threads` threads (at most 64), the
+    caller's included; none is left when this returns. Memory: 64 KiB a lane. What of a file wasn't in the
+    page cache before isn't there afterwards.
+
+    The first item that fails ends it: its exception has the number of the item as ``.item``. With `failures` the exceptions
+    stand in the list instead. They are OSError; KindError for no regular file; VerifyError "short" or "long" for a
+    file that was changed meanwhile. `progress` is called with (bytes so far of all items, None) ten times a second
+    and at the end.
+    """
+    cdef list sources = list(items)
+    cdef fc_many many
+    cdef Py_buffer *views = NULL
+    cdef size_t held = 0
+    cdef int status = 1
+    if algorithm not in EVP_NAMES:
+        raise ValueError(f"no digest algorithm {algorithm!r} here")
+    if threads < 1:
+        raise ValueError("at least one thread is needed")
+    many.kernel = <const fc_sha256_kernel *><uintptr_t>kernels[LANES if kernel is None else kernel]
+    if algorithm != "sha256":
+        many.kernel = NULL
+    many.md = <const void *><uintptr_t>fetched.get(algorithm, 0)
+    if many.kernel is NULL and many.md is NULL:
+        return digest_each(sources, algorithm, failures, progress)
+    many.count = len(sources)
+    many.threads = threads
+    many.stop_at_failure = not failures
+    many.items = <fc_many_item *>PyMem_Calloc(many.count, sizeof(fc_many_item))
+    views = <Py_buffer *>PyMem_Calloc(many.count, sizeof(Py_buffer))
+    try:
+        if many.items is NULL or views is NULL:
+            raise MemoryError()
+        for number, source in enumerate(sources):
+            if set_item(&many.items[<size_t>number], source, &views[held]):
+                held += 1
+        try:
+            with nogil:
+                status = fc_many_open(&many)
+            if status < 0:
+                raise failure(status)
+            status = 1
+            while status == 1:
+                with nogil:
+                    status = fc_many_run(&many)
+                if status < 0:
+                    raise failure(status)
+                PyErr_CheckSignals()
+                if progress is not None:
+                    progress(many.hashed, None)
+        finally:
+            with nogil:
+                fc_many_close(&many)
+        if many.failed < many.count:
+            raise item_result(&many, many.failed)
+        return [item_result(&many, number) for number in range(many.count)]
+    finally:
+        while held:
+            held -= 1
+            PyBuffer_Release(&views[held])
+        PyMem_Free(views)
+        PyMem_Free(many.items)
+
+
+cdef bint set_item(fc_many_item *item, source, Py_buffer *view) except -1:
+    """Whether `view` is in use now. `source` must live as long as the item."""
+    if isinstance(source, int):
+        item.kind = FC_FILE
+        item.fd = source
+        return False
+    if isinstance(source, tuple):
+        item.kind = FC_NAME
+        item.fd, name = source
+        item.name = PyBytes_AS_STRING(<bytes?>name)
+        return False
+    PyObject_GetBuffer(source, view, PyBUF_SIMPLE)
+    item.kind = FC_MEMORY
+    item.data = <const unsigned char *>view.buf
+    item.size = <uint64_t>view.len
+    return True
+
+
+cdef object item_result(fc_many *many, size_t number):
+    cdef fc_many_item *item = &many.items[number]
+    cdef int digest_size = fc_evp_size(many.md) if many.kernel is NULL else 32
+    if item.status == 0:
+        return item.digest[:digest_size].hex(), item.found
+    found = item.found if item.status == FC_ESHORT else item.size + 1
+    error = verify_failure(item.status, found, item.size, item.digest, digest_size)
+    error.item = number
+    return error
+
+
+cdef list digest_each(list sources, str algorithm, bint failures, progress):
+    """The last rung: one after the other, by hashlib's objects."""
+    cdef uint64_t done = 0
+    cdef list results = []
+    for number, source in enumerate(sources):
+        try:
+            result = digest_alone(source, algorithm)
+            done += result[1]
+        except (OSError, KindError, VerifyError) as error:
+            error.item = number
+            if not failures:
+                raise
+            result = error
+        results.append(result)
+        if progress is not None:
+            progress(done, None)
+    return results
+
+
+cdef tuple digest_alone(source, str algorithm):
+    cdef Digester digester = Digester(algorithm)
+    cdef uint64_t done = 0
+    if not isinstance(source, (int, tuple)):
+        digester.update(source)
+        return digester.hexdigest(), memoryview(source).nbytes
+    if isinstance(source, tuple):
+        opened = open_regular(*source)
+        if opened is None:
+            raise failure(FC_EKIND)
+        try:
+            return digest_alone(opened[0], algorithm)
+        finally:
+            os.close(opened[0])
+    facts = os.fstat(source)
+    if not stat.S_ISREG(facts.st_mode):
+        raise failure(FC_EKIND)
+    while piece := os.pread(source, min(PROGRESS_STEP, facts.st_size - done + 1), done):
+        done += len(piece)
+        if done > <uint64_t>facts.st_size:
+            raise VerifyError("long", done, facts.st_size)
+        digester.update(piece)
+    if done < <uint64_t>facts.st_size:
+        raise VerifyError("short", done, facts.st_size)
+    return digester.hexdigest(), done
 
 
 # ---- from file to file

@@ -18,6 +18,9 @@ int fc_lane_final(fc_lane *lane, unsigned char *digest);
 /* Ends the thread after what is queued; harmless when there is none. */
 void fc_lane_close(fc_lane *lane);
 
+/* A thread that gets no signals and stays off this processor, if there is another one. 0 or a negative errno. */
+int fc_start_thread(pthread_t *thread, void *(*run)(void *), void *argument);
+
 /* When a loop should look for signals: a tenth of a second after `fc_deadline()`. */
 uint64_t fc_deadline(void);
 int fc_past(uint64_t deadline);
