@@ -143,7 +143,11 @@ def test_random_mixes(kernel, threads, files, tmp_path):
                 items.append((directory, name.encode()))
         calls = []
         found = _core.digest_many(
-            items, "sha256", threads=threads, kernel=kernel, progress=lambda *call: calls.append(call)
+            items,
+            "sha256",
+            threads=threads,
+            kernel=kernel,
+            progress=lambda *call, calls=calls: calls.append(call),
         )
         assert found == digests(blobs)
         assert calls == sorted(calls)
@@ -164,10 +168,8 @@ def test_any_alignment_and_any_memory(kernel):
     blobs = [memoryview(memory)[at : at + 4096 + at] for at in range(64)]
     assert _core.digest_many(blobs, "sha256", kernel=kernel) == digests(blobs)
     # No kernel reads beyond the end: the last byte of a page has no neighbour.
-    end = memoryview(memory)[-130:]
-    assert _core.digest_many([end, end[1:], end[2:], end[67:]], "sha256", kernel=kernel) == digests(
-        [end, end[1:], end[2:], end[67:]]
-    )
+    end = [memoryview(memory)[-size:] for size in (130, 129, 128, 63)]
+    assert _core.digest_many(end, "sha256", kernel=kernel) == digests(end)
     assert _core.digest_many([bytearray(b"abc")], "sha256", kernel=kernel) == digests([b"abc"])
     del blobs, end
     memory.close()
@@ -247,7 +249,7 @@ def test_the_last_of_many_failures_is_not_left_out(tmp_path):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("change", ["shrinks", "grows"])
 def test_a_file_that_changes_meanwhile(kernel, change, tmp_path):
-    """Changed by the progress callback, which is called long before half a file of this size is read."""
+    """By the progress callback, which is called long before half a file of this size is read."""
     path = tmp_path / "changing"
     size = 1 << 30
     with open(path, "wb") as file:
@@ -345,8 +347,7 @@ def test_many_threads_at_once(files):
     results = []
 
     def work():
-        for kernel in KERNELS:
-            results.append(_core.digest_many(fds, "sha256", threads=3, kernel=kernel))
+        results.extend(_core.digest_many(fds, "sha256", threads=3, kernel=kernel) for kernel in KERNELS)
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:

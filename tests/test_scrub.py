@@ -202,6 +202,32 @@ def test_progress_adds_up(cas):
     assert done[-1] == sum(sizes)
 
 
+@pytest.mark.parametrize("damage", ["all", "some", "none"])
+@pytest.mark.parametrize("threads", [1, 3, None])
+def test_many_at_once_and_then_one_by_one_what_is_wrong(cas, layout, monkeypatch, damage, threads):
+    """In groups of eight; what is right is read once, and progress never goes back."""
+    monkeypatch.setattr(scrub, "_GROUP", 8)
+    wrong, read = set(), []
+    total = 0
+    for number in range(40):
+        content = noise(100 * number * number, number)
+        digest, size = cas.put_blob(content, algorithm="sha512" if number % 5 == 0 else "sha256")
+        total += size
+        if damage == "all" or (damage == "some" and number % 7 == 0):
+            plant(layout, digest, content[1:] + b"!!" if content else b"!")
+            total += 1
+            wrong.add(("corrupt", digest))
+    get_blob = type(cas).get_blob
+    monkeypatch.setattr(type(cas), "get_blob", lambda self, d: read.append(d) or get_blob(self, d))
+    calls = []
+    report = cas.scrub(threads=threads, progress=lambda *call: calls.append(call))
+    assert report[:2] == (40, total)
+    assert set(map_kinds(report)) == wrong
+    assert sorted(read) == sorted(digest for _, digest in wrong)
+    assert calls == sorted(calls)
+    assert calls[-1] == (total, total)
+
+
 def test_verify_blobs_takes_any_blobs(cas, layout):
     """The seam: blobs in, verdicts out, without an index."""
     good, bad, gone, odd = (cas.put_blob(noise(100, seed)).digest for seed in range(4))

@@ -102,7 +102,8 @@ __all__ = [
     "register_parser",
 ]
 
-#: Which SHA-256 is in use: "libcrypto …", or "hashlib …" where no libcrypto was found.
+#: Which SHA-256 is in use: "libcrypto …", or "hashlib …" where no libcrypto was found; then, where
+#: this CPU has one, the kernel that hashes many blobs at once: "…; lanes: avx512vl-x4".
 backend: str = _core.BACKEND
 
 # The models need msgspec, whose import costs more than that of all the rest.

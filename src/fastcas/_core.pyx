@@ -777,14 +777,14 @@ def digest_many(items, str algorithm not None, *, int threads=1, bint failures=F
     - (descriptor of a directory, name): a regular file, opened like `open_regular` when its turn comes;
     - a bytes-like object.
 
-    SHA-256 runs in lanes, by `kernel`, one of KERNELS (None: what BACKEND says), on `threads` threads (at most 64), the
-    caller's included; none is left when this returns. Memory: 64 KiB a lane. What of a file wasn't in the
-    page cache before isn't there afterwards.
+    SHA-256 runs in lanes, by `kernel`, one of KERNELS (None: what BACKEND says), on `threads` threads
+    (at most 64), the caller's included; none is left when this returns. Memory: 64 KiB a lane. What
+    of a file wasn't in the page cache before isn't there afterwards.
 
-    The first item that fails ends it: its exception has the number of the item as ``.item``. With `failures` the exceptions
-    stand in the list instead. They are OSError; KindError for no regular file; VerifyError "short" or "long" for a
-    file that was changed meanwhile. `progress` is called with (bytes so far of all items, None) ten times a second
-    and at the end.
+    The first item that fails ends it: its exception has the number of the item as ``.item``. With
+    `failures` the exceptions stand in the list instead. They are OSError; KindError for no regular
+    file; VerifyError "short" or "long" for a file that was changed meanwhile. `progress` is called
+    with (bytes so far of all items, None) ten times a second and at the end.
     """
     cdef list sources = list(items)
     cdef fc_many many

@@ -168,6 +168,13 @@ class Contract(ABC):
         ``known`` are left out, without a look at their sizes and times."""
         raise _lacks(self, "scan_blobs")
 
+    def check_blobs(
+        self, digests: Sequence[Digest], *, threads: int, progress: Progress | None = None
+    ) -> set[Digest] | None:
+        """Which of ``digests`` are stored and right, found out with so many threads; None where the
+        engine can't look at many at once: they must be read one by one. ``progress`` counts bytes."""
+        return None
+
     def sweep_blobs(
         self,
         digests: Sequence[Digest],

@@ -17,7 +17,7 @@ from fastcas.dir.ingest import Ingest
 from fastcas.dir.lock import Lock
 from fastcas.dir.reader import BlobReader, describe, read_whole
 from fastcas.dir.root import BLOBS, DIRECTORY, Root, create_layout, open_root
-from fastcas.dir.scan import read_file_clock, scan_blobs
+from fastcas.dir.scan import check_blobs, read_file_clock, scan_blobs
 from fastcas.engine import READ_LIMIT, Engine, too_large
 from fastcas.errors import ClosedError, InvalidError, NotExistError, UnknownAlgorithmError
 from fastcas.results import BlobInfo, CopyResult, PutResult
@@ -247,6 +247,11 @@ class DirEngine(Engine):
 
     def scan_blobs(self, *, known: Container[str] = ()) -> Iterator[StoredBlob]:
         return scan_blobs(self._root, known)
+
+    def check_blobs(
+        self, digests: Sequence[Digest], *, threads: int, progress: Progress | None = None
+    ) -> set[Digest]:
+        return check_blobs(self._root, digests, threads=threads, progress=progress)
 
     def sweep_blobs(
         self,

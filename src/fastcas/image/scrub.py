@@ -10,6 +10,7 @@ import os
 import time
 from collections import namedtuple
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from fastcas.digest import Digest
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Verdict", "scrub", "verify_blobs"]
 
 _STEP = 1 << 20
+_GROUP = 4096  # blobs
 
 # What is missing counts when the index was the same before and after the look.
 _ATTEMPTS = 20
@@ -66,15 +68,48 @@ def verify_blobs(
 ) -> Iterator[Verdict]:
     """Digests each blob; yields a Verdict for each, in any order. ``progress`` counts the bytes of all.
 
+    An engine that can look at many at once does it on ``threads`` threads, by default one for each
+    processor, in groups of some thousand. What isn't found right that way, or by an engine that
+    can't, is read by itself: that says what is wrong with it.
+
     Raises OSError for what can't be read.
     """
     done = 0
-    for blob in blobs:
-        verdict = _verify(engine, blob, done, progress)
-        done += blob.size
+    blobs = iter(blobs)
+    while group := list(islice(blobs, _GROUP)):
+        # The largest first: then no thread begins with one when the others are about to end.
+        group.sort(key=lambda blob: blob.size, reverse=True)
+        end = done + sum(blob.size for blob in group)
+        good = _check(engine, group, threads, _within(progress, done, end))
+        for blob in group:
+            if good is None:
+                yield _verify(engine, blob, done, progress)
+                done += blob.size
+            elif blob.digest in good:
+                yield Verdict(blob, "good", "")
+            else:
+                yield _verify(engine, blob, done, None)
+        done = end
         if progress is not None:
             progress(done, None)
-        yield verdict
+
+
+def _check(
+    engine: Engine, group: list[StoredBlob], threads: int | None, progress: Progress | None
+) -> set[Digest] | None:
+    """The digests of those that the engine has found right all at once; None where it hasn't looked."""
+    if len(group) == 1:  # a reader reads while it hashes
+        return None
+    digests = [blob.digest for blob in group if blob.digest is not None]
+    threads = threads or len(os.sched_getaffinity(0))
+    return engine.check_blobs(digests, threads=threads, progress=progress)
+
+
+def _within(progress: Progress | None, done: int, end: int) -> Progress | None:
+    """Counts on from ``done``, to ``end`` at most: a blob may have grown meanwhile."""
+    if progress is None:
+        return None
+    return lambda count, _: progress(min(done + count, end), None)
 
 
 def _verify(engine: Engine, blob: StoredBlob, done: int, progress: Progress | None) -> Verdict:
