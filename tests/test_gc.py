@@ -252,6 +252,25 @@ def test_a_put_that_takes_long_is_young(cas, layout, monkeypatch):
     assert digest_of(b"content") in cas
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_grace_counts_from_the_end_of_a_put(cas, layout, wrong):
+    """The source stays open long after its last byte, or the sync takes long."""
+    content = noise(100_000)
+    digest = digest_of(content)
+    if wrong:
+        plant(layout, digest, b"wrong")
+
+    def source():
+        yield content
+        for link in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):
+                if os.path.dirname(os.readlink(link)) == str(layout):
+                    os.utime(link, (1, 1))
+
+    cas.put_blob(source())
+    assert deleted_by(cas, grace=100) == set()
+
+
 def test_times_in_whole_seconds_are_taken_for_their_end():
     class Facts:
         st_mtime_ns = 5 * 10**9

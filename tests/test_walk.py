@@ -207,6 +207,15 @@ def test_mark_reads_embedded_documents(cas):
     assert caught.value.digest == manifest.digest
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_mark_reads_a_document_that_is_embedded_in_one_descriptor_of_two(cas, turn):
+    manifest = put_manifest(cas)
+    raw = cas.read_blob(manifest.digest)
+    cas.delete_blob(manifest.digest)
+    roots = [manifest, manifest.replace(data=raw)][::turn]
+    assert mark(cas, roots).digests == {manifest.digest, *cas}
+
+
 def test_mark_is_linear_on_doubled_levels(cas, reads):
     node = put_manifest(cas)
     for _ in range(30):

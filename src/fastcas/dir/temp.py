@@ -65,6 +65,7 @@ class Temp:
 
     def publish(self, dirfd: int, name: str) -> None:
         """Gives the file a name that nothing may have yet: FileExistsError."""
+        self._mark_as_used()
         if self._name is None:
             _core.link_fd(self.fd, dirfd, os.fsencode(name))
             return
@@ -85,6 +86,7 @@ class Temp:
 
     def replace(self, dirfd: int, name: str) -> None:
         """Gives the file a name, in the place of whatever has it."""
+        self._mark_as_used()
         with self._lock.shared():
             if self._name is None:
                 new = _new_name()
@@ -94,6 +96,11 @@ class Temp:
                 self._set_mode()
             os.rename(self._name, name, src_dir_fd=self._rootfd, dst_dir_fd=dirfd)
             self._name = None
+
+    def _mark_as_used(self) -> None:
+        # gc counts its grace from here, not from the last byte, after which a source may stay open, or
+        # a sync take long.
+        os.utime(self.fd)
 
     def _set_mode(self) -> None:
         os.fchmod(self.fd, self._mode & ~_umask())

@@ -243,8 +243,8 @@ def _open_all(engine: Engine, roots: Iterable[Link], marked: Marked) -> Iterator
             if not is_document(media_type):
                 continue
             key = (digest, media_type)
-            if key in opened or key in missing:
-                continue
+            if key in opened or (key in missing and not isinstance(link.data, bytes)):
+                continue  # what is missing may be embedded in another descriptor
             try:
                 document = read_fields(engine, link)
             except NotExistError:
@@ -256,6 +256,7 @@ def _open_all(engine: Engine, roots: Iterable[Link], marked: Marked) -> Iterator
                 missing[key] = link
                 continue
             opened.add(key)
+            missing.pop(key, None)
             found = children(document)
             digests.update([child.digest for child in found])
             if len(digests) > NODE_LIMIT:
