@@ -16,6 +16,7 @@ setup(
             extra_link_args=["-ldl", "-pthread"],
         ),
         build_dir="build/cython",
+        include_path=["src"],  # a .pxd finds its neighbours here, whatever is installed
         compiler_directives={"language_level": 3},
     ),
 )
