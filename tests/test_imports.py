@@ -18,6 +18,7 @@ RANKS = [
     ["console", "targets"],
     ["__init__"],
     ["dir.engine"],
+    ["dir.batch"],
     ["dir.clean", "dir.index", "dir.ingest", "dir.quarantine", "dir.reader", "dir.sweep"],
     ["dir.durability", "dir.scan", "dir.temp"],
     ["dir.lock"],

@@ -58,7 +58,7 @@ static void *hash_pieces(void *argument)
     return NULL;
 }
 
-/* The hasher may run wherever the caller may, but not on the processor where the caller is now: with few of them the
+/* The thread may run wherever the caller may, but not on the processor where the caller is now: with few of them the
    scheduler else leaves both on one for seconds. */
 static void keep_off_this_cpu(pthread_attr_t *attributes)
 {
@@ -71,29 +71,38 @@ static void keep_off_this_cpu(pthread_attr_t *attributes)
     pthread_attr_setaffinity_np(attributes, sizeof allowed, &allowed);
 }
 
-static int start(fc_ring *ring, fc_hasher hasher)
+int fc_thread(pthread_t *thread, size_t stack, int elsewhere, void *(*function)(void *), void *argument)
 {
     pthread_attr_t attributes;
     sigset_t all, before;
     int error;
+
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, stack);
+    if (elsewhere)
+        keep_off_this_cpu(&attributes);
+    /* Signals are for the threads that can act on them: the caller's reads must see EINTR. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    error = pthread_create(thread, &attributes, function, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return -error;
+}
+
+static int start(fc_ring *ring, fc_hasher hasher)
+{
+    int status;
 
     memset(ring, 0, sizeof *ring);
     ring->hasher = hasher;
     pthread_mutex_init(&ring->mutex, NULL);
     pthread_cond_init(&ring->queued, NULL);
     pthread_cond_init(&ring->hashed, NULL);
-    pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, STACK_SIZE);
-    keep_off_this_cpu(&attributes);
-    /* Signals are for the threads that can act on them: the caller's reads must see EINTR. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    error = pthread_create(&ring->thread, &attributes, hash_pieces, ring);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
-    if (!error)
+    status = fc_thread(&ring->thread, STACK_SIZE, 1, hash_pieces, ring);
+    if (!status)
         ring->owner = getpid();
-    return -error;
+    return status;
 }
 
 /* Until a place in the queue is free. Not by a signal from the hasher: waking us costs it some per cent of its time, and
