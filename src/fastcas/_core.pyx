@@ -834,9 +834,10 @@ cdef class Group:
         item.path = PyBytes_AS_STRING(path)
         item.size = 0
 
-    def store(self, int dirfd, int directory, *, unsigned int mode, owner=None):
+    def store(self, int dirfd, int directory, *, unsigned int mode, owner=None, bint publish=False):
         """Writes each to a file without a name beneath `dirfd`, with `mode` less the umask and `owner`
-        (uid, gid), unless the open `directory` has its name."""
+        (uid, gid), unless the open `directory` has its name. With `publish` each gets its name there
+        at once."""
         cdef fc_small_place to
         cdef int seat
         cdef list digesters = [take_digester(self.algorithm) for _ in range(FC_GROUP_THREADS)]
@@ -849,6 +850,7 @@ cdef class Group:
         if to.chown:
             to.uid, to.gid = owner
         self.group.to = &to
+        self.group.publish = publish
         self.group.place = directory
         for seat in range(FC_GROUP_THREADS):
             self.group.seat[seat].hasher = (<Digester>digesters[seat]).hasher()

@@ -329,7 +329,13 @@ class Batch:
         group, root = self._group, self._root
         if group is not None and self._grouped:
             with root.held() as dirfd:
-                group.store(dirfd, directory, mode=BLOB_MODE, owner=root.owner)
+                group.store(
+                    dirfd,
+                    directory,
+                    mode=BLOB_MODE,
+                    owner=root.owner,
+                    publish=not self._durability.sync_files,
+                )
             for encoded, size, error, stored in group.outcome():
                 if encoded is not None and error is None and not stored:
                     self._claim(directory, encoded, size, claims)

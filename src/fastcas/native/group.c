@@ -52,28 +52,35 @@ static int store(const fc_group *group, fc_item *item, fc_hasher hasher, unsigne
     return status ? status : fc_small_store(group->to, data, item->size, &item->fd);
 }
 
-void fc_group_store(void *context, size_t chunk, int seat)
+static void publish(const fc_group *group, fc_item *item)
 {
-    fc_group *group = context;
-    size_t first = chunk * FC_GROUP_CHUNK, end = first + FC_GROUP_CHUNK;
-
-    for (size_t i = first; i < end && i < group->count; i++)
-        group->items[i].status =
-            store(group, &group->items[i], group->seat[seat].hasher, group->seat[seat].slab);
-}
-
-void fc_group_publish(void *context, size_t number, int seat)
-{
-    fc_group *group = context;
-    fc_item *item = &group->items[number];
-
-    (void)seat;
     if (item->fd < 0)
         return;
     if (!item->status)
         item->status = fc_small_link(item->fd, group->place, item->name);
     close(item->fd);
     item->fd = -1;
+}
+
+void fc_group_store(void *context, size_t chunk, int seat)
+{
+    fc_group *group = context;
+    size_t first = chunk * FC_GROUP_CHUNK, end = first + FC_GROUP_CHUNK;
+
+    for (size_t i = first; i < end && i < group->count; i++) {
+        group->items[i].status =
+            store(group, &group->items[i], group->seat[seat].hasher, group->seat[seat].slab);
+        if (group->publish)
+            publish(group, &group->items[i]);
+    }
+}
+
+void fc_group_publish(void *context, size_t number, int seat)
+{
+    const fc_group *group = context;
+
+    (void)seat;
+    publish(group, &group->items[number]);
 }
 
 void fc_files_kick(fc_files *files)

@@ -29,6 +29,7 @@ typedef struct {
     int place; /* the directory of the algorithm, open */
     fc_item *items;
     size_t count;
+    int publish; /* storing publishes at once: nothing is to be synced before */
     fc_seat seat[FC_GROUP_THREADS];
 } fc_group;
 

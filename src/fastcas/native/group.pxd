@@ -22,6 +22,7 @@ cdef extern from "group.h" nogil:
         int place
         fc_item *items
         size_t count
+        int publish
         fc_seat seat[FC_GROUP_THREADS]
 
     size_t fc_group_chunks(const fc_group *group)
