@@ -800,7 +800,7 @@ cdef class Group:
 
     def __dealloc__(self):
         if self.group.items is not NULL:
-            self.close()
+            self.drop()
             free(self.group.items)
 
     def __len__(self):
@@ -898,12 +898,15 @@ cdef class Group:
 
     def close(self):
         """Drops what was not published, and empties the group."""
+        self.drop()
+        self.sources.clear()
+
+    cdef void drop(self) noexcept:
         cdef size_t i
         for i in range(self.group.count):
             if self.group.items[i].fd >= 0:
                 close_descriptor(self.group.items[i].fd)
         self.group.count = 0
-        self.sources.clear()
 
 
 def sync_files(fds not None):
@@ -1001,6 +1004,32 @@ cdef class Handle:
             close_descriptor(self.fd)
 
 
+cdef class File:
+    """The open descriptor `fd`, closed with this object at the latest: a number alone is lost when a
+    signal's exception comes between the call that opens it and who takes it."""
+
+    cdef readonly int fd
+
+    def __cinit__(self, int fd):
+        self.fd = fd
+
+    def __enter__(self):
+        return self.fd
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """May be called again."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            close_descriptor(self.fd)
+
+
 cdef class Turn:
     """A lock that a signal handler meets with RuntimeError, instead of waiting for ever, where it
     interrupted the thread that holds it."""
@@ -1035,6 +1064,13 @@ def openat2(int dirfd, bytes name not None, int flags, unsigned int mode=0):
     if fd < 0:
         raise failure(fd)
     return fd
+
+
+def open_file(int dirfd, bytes name not None, int flags, unsigned int mode=0):
+    """The same as a File."""
+    cdef File file = File(-1)
+    file.fd = openat2(dirfd, name, flags, mode)
+    return file
 
 
 def open_regular(int dirfd, bytes name not None):

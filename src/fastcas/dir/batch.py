@@ -21,7 +21,7 @@ from fastcas import _core
 from fastcas.digest import Digest
 from fastcas.dir import root as resolving
 from fastcas.dir.ingest import BLOB_MODE, check_algorithm, not_synced
-from fastcas.dir.root import BLOBS
+from fastcas.dir.root import BLOBS, DIRECTORY
 from fastcas.dir.temp import Temp, have_nameless
 from fastcas.errors import FastCASError, UnsupportedError
 from fastcas.results import PutResult
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fastcas.source import Source
 
 #: At most so many files are open and not published yet, and never more than a quarter of what the
-#: process may have open.
+#: process may have open, or half of what it has left.
 MOST_FILES = 256
 #: At most so many bytes of small blobs are kept until they are stored.
 MOST_BYTES = 4 << 20
@@ -293,18 +293,17 @@ class Batch:
         """Publishes all that is written, of the group and one by one."""
         if self._jobs:
             self._start_second()
-        staged = [self._staged.popleft() for _ in range(len(self._staged))]
+        staged = list(self._staged)  # they stay there, so that _end finds them
         first = min([*self._grouped[:1], *(one[:2] for one in staged)], key=lambda one: one[0], default=None)
         if first is None:
             return
         claims: dict[str, tuple[int, int]] = {}
         try:
-            directory = self._ingest.open_directory(self._algorithm)
-            try:
-                self._publish(directory, staged, claims)
-            finally:
-                self._durability.defer(self._algorithm)
-                os.close(directory)
+            with self._open_directory() as directory:
+                try:
+                    self._publish(directory, staged, claims)
+                finally:
+                    self._durability.defer(self._algorithm)
         except Exception as error:
             if self._broken:
                 raise
@@ -314,11 +313,18 @@ class Batch:
                 os.close(fd)
             for one in staged:
                 one[2].discard()
+                self._staged.popleft()
             if self._group is not None:
                 self._group.close()
             self._grouped.clear()
             self._bytes = 0
         self._tell()
+
+    def _open_directory(self) -> _core.File:
+        try:
+            return self._root.open_file(f"{BLOBS}/{self._algorithm}", DIRECTORY)
+        except FileNotFoundError:
+            return _core.File(self._ingest.open_directory(self._algorithm))
 
     def _publish(
         self,
@@ -486,7 +492,15 @@ def _groups_work() -> bool:
 
 def _room() -> int:
     limit = os.sysconf("SC_OPEN_MAX")
-    return MOST_FILES if limit < 0 else max(1, min(MOST_FILES, limit // 4))
+    if limit < 0:
+        return MOST_FILES
+    room = min(MOST_FILES, limit // 4)
+    if limit < 32 * MOST_FILES:  # others may have most of them
+        try:
+            room = min(room, (limit - len(os.listdir("/proc/self/fd"))) // 2 - 2)
+        except OSError:
+            pass
+    return max(1, room)
 
 
 def _small_copy(source: Any) -> bytes | None:
