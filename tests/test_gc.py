@@ -362,7 +362,7 @@ def gc_of_read_only(mount):
     layout = Path(mount, "image")
     make_layout(layout)
     for _ in range(2):  # without a lock file, and with one
-        subprocess.run(["mount", "-o", "remount,ro", mount], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", mount], check=True)
         with fastcas.open(layout) as cas:
             assert len(cas.gc(grace=0, dry_run=True).deleted) == 1
             with pytest.raises(OSError) as caught:
@@ -370,7 +370,7 @@ def gc_of_read_only(mount):
             assert caught.value.errno == 30  # EROFS
             assert str(layout) in str(caught.value.filename)
             assert len(cas) == 5
-        subprocess.run(["mount", "-o", "remount,rw", mount], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,rw", mount], check=True)
         Path(layout, ".fastcas.lock").unlink(missing_ok=True)
     return True
 

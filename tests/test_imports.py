@@ -20,6 +20,7 @@ RANKS = [
     ["commands.__init__", "console", "facts", "targets"],
     ["__init__"],
     ["dir.engine"],
+    ["dir.batch"],
     ["dir.clean", "dir.index", "dir.ingest", "dir.quarantine", "dir.reader", "dir.sweep"],
     ["dir.durability", "dir.scan", "dir.temp"],
     ["dir.lock"],

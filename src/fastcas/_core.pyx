@@ -16,6 +16,7 @@ from cpython.object cimport PyObject
 from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t, uintptr_t
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.unistd cimport close as close_descriptor
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
@@ -24,9 +25,16 @@ from fastcas.native.evp cimport (
     fc_evp_copy, fc_evp_fetch, fc_evp_final, fc_evp_free, fc_evp_load, fc_evp_new, fc_evp_reason,
     fc_evp_reset, fc_evp_size, fc_evp_update, fc_evp_version,
 )
+from fastcas.native.group cimport (
+    FC_GROUP_THREADS, fc_files, fc_files_kick, fc_files_sync, fc_group, fc_group_chunks, fc_group_publish,
+    fc_group_store, fc_item,
+)
 from fastcas.native.lanes cimport fc_sha256_kernel, fc_sha256_supported
 from fastcas.native.many cimport (
     FC_EKIND, FC_FILE, FC_MEMORY, FC_NAME, fc_many, fc_many_close, fc_many_item, fc_many_open, fc_many_run,
+)
+from fastcas.native.pool cimport (
+    FC_POOL_MAX, fc_pool, fc_pool_run, fc_pool_start, fc_pool_stop, fc_task,
 )
 from fastcas.native.small cimport (
     FC_SMALL, fc_small, fc_small_place, fc_small_put, fc_small_read, fc_small_verify,
@@ -71,6 +79,10 @@ class KindError(Exception):
 
 class LimitError(Exception):
     """The source holds more bytes than the caller allows."""
+
+
+class StoppedError(Exception):
+    """Another thread has stopped the stream."""
 
 
 class ForkedError(RuntimeError):
@@ -395,15 +407,20 @@ cdef class Sink:
     cdef uint64_t told
     cdef uint64_t burst
     cdef bint open
+    cdef bint stopped
 
     def __cinit__(self, int fd, str algorithm not None, *, int64_t expected=-1, int64_t limit=-1,
-                  bint writeback=False, progress=None):
+                  bint writeback=False, progress=None, bint helper=True):
+        cdef fc_hasher hasher
         self.digester = Digester(algorithm)
+        hasher = self.digester.hasher()
+        if not helper:
+            hasher.may_thread = 0
         self.slab = take_slab()
         self.progress = progress
         self.total = expected if expected >= 0 else None
         self.burst = UINT64_MAX if progress is None else PROGRESS_STEP
-        fc_sink_init(&self.sink, self.digester.hasher(), self.slab.memory, fd, writeback,
+        fc_sink_init(&self.sink, hasher, self.slab.memory, fd, writeback,
                      UINT64_MAX if limit < 0 else <uint64_t>limit, expected)
         self.open = True
 
@@ -429,6 +446,8 @@ cdef class Sink:
     cdef int beat(self) except -1:
         """Between two sections: signals, and the one who watches."""
         PyErr_CheckSignals()
+        if self.stopped:
+            raise StoppedError()
         if self.progress is not None and self.sink.size - self.told >= PROGRESS_STEP:
             self.told = self.sink.size
             self.progress(self.sink.size, self.total)
@@ -517,6 +536,10 @@ cdef class Sink:
         if self.progress is not None:
             self.progress(self.sink.size, self.total)
         return digest[:self.digester.digest_size].hex(), self.sink.size
+
+    def stop(self):
+        """For any thread: the one that uses this stream meets StoppedError within a tenth of a second."""
+        self.stopped = True
 
     def abort(self):
         """Ends the stream; may be called at any time, and again."""
@@ -915,6 +938,179 @@ cdef tuple digest_alone(source, str algorithm):
     return digester.hexdigest(), done
 
 
+# ---- many small blobs, each step of all of them in one call
+
+cdef int run_pool(fc_task task, void *context, size_t count, int threads) except -1:
+    """All tasks, on `threads` threads that end with it, in whatever way it ends."""
+    cdef fc_pool pool
+    cdef int status = 1
+    with nogil:
+        fc_pool_start(&pool, task, context, count, threads)
+    try:
+        while status == 1:
+            with nogil:
+                status = fc_pool_run(&pool)
+            if status < 0:
+                raise failure(status)
+            PyErr_CheckSignals()
+    finally:
+        with nogil:
+            fc_pool_stop(&pool)
+
+
+cdef class Group:
+    """Up to `room` blobs of at most SMALL bytes each, on their way into a layout.
+
+    ``add`` them, then ``store``, ``sync`` if they have to be durable, ``publish``, and ``close`` in any
+    case. Not to be used by two threads at once.
+    """
+
+    cdef fc_group group
+    cdef readonly size_t room
+    cdef str algorithm
+    cdef list sources  # keeps the memory
+
+    def __cinit__(self, str algorithm not None, size_t room):
+        self.algorithm = algorithm
+        self.room = room
+        self.sources = []
+        self.group.items = <fc_item *>calloc(room + 1, sizeof(fc_item))
+        if self.group.items is NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        if self.group.items is not NULL:
+            self.drop()
+            free(self.group.items)
+
+    def __len__(self):
+        return self.group.count
+
+    cdef fc_item *new_item(self, bytes source) except NULL:
+        cdef fc_item *item
+        if self.group.count >= self.room:
+            raise ValueError(f"this group has {self.room} blobs already")
+        self.sources.append(source)
+        item = &self.group.items[self.group.count]
+        item.fd = -1
+        item.name[0] = 0
+        item.status = 1
+        self.group.count += 1
+        return item
+
+    def add_bytes(self, bytes data not None):
+        """Adds the blob `data`."""
+        cdef fc_item *item
+        if len(data) > FC_SMALL:
+            raise ValueError(f"{len(data)} bytes are more than {FC_SMALL}")
+        item = self.new_item(data)
+        item.data = <const unsigned char *>PyBytes_AS_STRING(data)
+        item.size = <size_t>len(data)
+
+    def add_path(self, bytes path not None):
+        """Adds the content of the file `path`, which will be opened by ``store``."""
+        cdef fc_item *item = self.new_item(path)
+        item.data = NULL
+        item.path = PyBytes_AS_STRING(path)
+        item.size = 0
+
+    def store(self, int dirfd, int directory, *, unsigned int mode, owner=None, bint publish=False):
+        """Writes each to a file without a name beneath `dirfd`, with `mode` less the umask and `owner`
+        (uid, gid), unless the open `directory` has its name. With `publish` each gets its name there
+        at once."""
+        cdef fc_small_place to
+        cdef int seat
+        cdef list digesters = [take_digester(self.algorithm) for _ in range(FC_GROUP_THREADS)]
+        cdef list slabs = [take_slab() for _ in range(FC_GROUP_THREADS)]
+        to.dirfd = dirfd
+        to.place = NULL
+        to.mode = mode
+        to.sync = False
+        to.chown = owner is not None
+        if to.chown:
+            to.uid, to.gid = owner
+        self.group.to = &to
+        self.group.publish = publish
+        self.group.place = directory
+        for seat in range(FC_GROUP_THREADS):
+            self.group.seat[seat].hasher = (<Digester>digesters[seat]).hasher()
+            self.group.seat[seat].slab = (<_Slab>slabs[seat]).memory
+            if not self.group.seat[seat].hasher.may_thread:
+                return  # hashlib's objects: all of them the general way
+        try:
+            run_pool(fc_group_store, &self.group, fc_group_chunks(&self.group), FC_GROUP_THREADS)
+        finally:
+            for seat in range(FC_GROUP_THREADS):
+                give_digester(digesters[seat])
+                give_slab(slabs[seat])
+
+    def sync(self, others):
+        """Makes what was stored durable, and the open files `others` too. Returns a list that has for
+        each of those 0 or the errno; a file of the group that fails has it in its outcome."""
+        cdef size_t i, n = 0
+        cdef list wanted = [i for i in range(self.group.count) if self.group.items[i].fd >= 0]
+        cdef list statuses = sync_files([self.group.items[<size_t>j].fd for j in wanted] + list(others))
+        for n, j in enumerate(wanted):
+            self.group.items[<size_t>j].status = -<int>statuses[n]
+        return statuses[len(wanted):]
+
+    def publish(self, int directory):
+        """Gives each file that was stored, and didn't fail, its name in `directory`."""
+        self.group.place = directory
+        run_pool(fc_group_publish, &self.group, self.group.count, 1)
+
+    def outcome(self):
+        """For each blob, in order: (digest in hexadecimal digits or None where it isn't known, size,
+        an OSError or None, whether it was stored). What wasn't, without an error, has to be put in
+        the general way: its name exists, or something is unusual."""
+        cdef size_t i
+        cdef fc_item *item
+        cdef list outcome = []
+        for i in range(self.group.count):
+            item = &self.group.items[i]
+            outcome.append((
+                item.name.decode("ascii") if item.name[0] else None,
+                item.size,
+                failure(item.status) if item.status < 0 else None,
+                item.status == 0,
+            ))
+        return outcome
+
+    def close(self):
+        """Drops what was not published, and empties the group."""
+        self.drop()
+        self.sources.clear()
+
+    cdef void drop(self) noexcept:
+        cdef size_t i
+        for i in range(self.group.count):
+            if self.group.items[i].fd >= 0:
+                close_descriptor(self.group.items[i].fd)
+        self.group.count = 0
+
+
+def sync_files(fds not None):
+    """fsync(2) of the open files `fds`, on up to FC_POOL_MAX threads, the disk being told of all of them
+    first. Returns a list that has for each of them 0 or the errno."""
+    cdef fc_files files
+    cdef size_t i, count = len(fds)
+    cdef int *memory = <int *>calloc(2 * count + 1, sizeof(int))
+    if memory is NULL:
+        raise MemoryError()
+    try:
+        for i in range(count):
+            memory[i] = fds[i]
+        files.fds = memory
+        files.statuses = memory + count
+        files.count = count
+        with nogil:
+            fc_files_kick(&files)
+        run_pool(fc_files_sync, &files, count, FC_POOL_MAX)
+        return [-files.statuses[i] for i in range(count)]
+    finally:
+        free(memory)
+
+
 # ---- from file to file
 
 cdef tuple METHODS = ("reflink", "copy_file_range", "sendfile", "copy")  # as in stream.h
@@ -988,6 +1184,32 @@ cdef class Handle:
             close_descriptor(self.fd)
 
 
+cdef class File:
+    """The open descriptor `fd`, closed with this object at the latest: a number alone is lost when a
+    signal's exception comes between the call that opens it and who takes it."""
+
+    cdef readonly int fd
+
+    def __cinit__(self, int fd):
+        self.fd = fd
+
+    def __enter__(self):
+        return self.fd
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """May be called again."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            close_descriptor(self.fd)
+
+
 cdef class Turn:
     """A lock that a signal handler meets with RuntimeError, instead of waiting for ever, where it
     interrupted the thread that holds it."""
@@ -1022,6 +1244,13 @@ def openat2(int dirfd, bytes name not None, int flags, unsigned int mode=0):
     if fd < 0:
         raise failure(fd)
     return fd
+
+
+def open_file(int dirfd, bytes name not None, int flags, unsigned int mode=0):
+    """The same as a File."""
+    cdef File file = File(-1)
+    file.fd = openat2(dirfd, name, flags, mode)
+    return file
 
 
 def open_regular(int dirfd, bytes name not None):

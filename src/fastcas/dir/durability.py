@@ -39,7 +39,12 @@ class Durability:
         """
         if self.level == "full":
             self._sync_directory(directory, algorithm)
-        elif self.level == "batch":
+        else:
+            self.defer(algorithm)
+
+    def defer(self, algorithm: str) -> None:
+        """Names have appeared in the directory of ``algorithm``, which the next ``sync`` makes durable."""
+        if self.sync_files:
             self._pending.add(algorithm)
 
     def sync(self) -> None:

@@ -24,7 +24,7 @@ from fastcas.results import BlobInfo, CopyResult, PutResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from typing_extensions import Self
@@ -128,6 +128,16 @@ class DirEngine(Engine):
             verify_existing=verify_existing,
             progress=progress,
         )
+
+    def put_blobs(
+        self, sources: Iterable[Any], *, algorithm: str = "sha256", progress: Progress | None = None
+    ) -> list[PutResult]:
+        if self._root.closed:
+            raise ClosedError("this layout was closed", path=self.path)
+        from fastcas.dir.batch import Batch
+
+        batch = Batch(self._root, self._lock, self._waits, self._ingest, algorithm, progress)
+        return batch.run(sources)
 
     def put_copy(
         self, blob: BlobReader, *, verify: bool = False, progress: Progress | None = None

@@ -46,6 +46,9 @@ DIRECTORY_MODE = 0o755
 #: than a millisecond. A larger one is judged by its size, unless verify_existing asks for more.
 ALWAYS_VERIFIED = 1 << 20
 
+# What Ingest.claim says of a name that isn't the blob's.
+ABSENT, WRONG = -2, -1
+
 
 class Ingest:
     """Puts blobs into a layout."""
@@ -65,7 +68,7 @@ class Ingest:
         verify_existing: bool,
         progress: Callable[[int, int | None], object] | None,
     ) -> PutResult:
-        _check_algorithm(algorithm)
+        check_algorithm(algorithm)
         if (
             type(source) is bytes
             and len(source) <= _core.SMALL
@@ -78,29 +81,59 @@ class Ingest:
             if digest is not None:
                 return PutResult(digest, len(source))
         with open_source(source) as opened:
-            temp = Temp(self._root, self._lock, BLOB_MODE)
+            temp, digest, size = self.stage(
+                opened,
+                algorithm,
+                expected_digest=expected_digest,
+                expected_size=expected_size,
+                progress=progress,
+            )
             try:
-                sink = _core.Sink(
-                    temp.fd,
-                    algorithm,
-                    expected=-1 if opened.size is None else opened.size,
-                    limit=-1 if expected_size is None else expected_size,
-                    writeback=self._durability.sync_files,
-                    progress=progress,
-                )
-                try:
-                    encoded, size = self._store(opened, sink, expected_digest, expected_size)
-                finally:
-                    sink.abort()
-                digest = Digest.of(algorithm, encoded)
-                _check(digest, size, expected_digest, expected_size)
-                try:
-                    self._publish(temp, digest, size, verify_existing)
-                except OSError as error:
-                    raise self._root.named(error, f"{BLOBS}/{algorithm}/{encoded}") from error.__cause__
+                self._publish(temp, digest, size, verify_existing)
+            except OSError as error:
+                raise self._root.named(
+                    error, f"{BLOBS}/{digest.replace(':', '/')}"
+                ) from error.__cause__
             finally:
                 temp.discard()
         return PutResult(digest, size)
+
+    def stage(
+        self,
+        source: Source,
+        algorithm: str,
+        *,
+        expected_digest: Digest | None = None,
+        expected_size: int | None = None,
+        progress: Callable[[int, int | None], object] | None = None,
+        helper: bool = True,
+        watch: Callable[[_core.Sink], object] | None = None,
+    ) -> tuple[Temp, Digest, int]:
+        """Stores the source in a temporary file, which the caller discards; returns it, the digest and
+        the size, checked. Nothing is synced. ``helper`` as in _core.Sink; ``watch`` gets that object."""
+        temp = Temp(self._root, self._lock, BLOB_MODE)
+        try:
+            sink = _core.Sink(
+                temp.fd,
+                algorithm,
+                expected=-1 if source.size is None else source.size,
+                limit=-1 if expected_size is None else expected_size,
+                writeback=self._durability.sync_files,
+                progress=progress,
+                helper=helper,
+            )
+            if watch is not None:
+                watch(sink)
+            try:
+                encoded, size = self._store(source, sink, expected_digest, expected_size)
+            finally:
+                sink.abort()
+            digest = Digest.of(algorithm, encoded)
+            _check(digest, size, expected_digest, expected_size)
+        except BaseException:
+            temp.discard()
+            raise
+        return temp, digest, size
 
     def _put_small(self, content: bytes, algorithm: str) -> Digest | None:
         """The same as below for a new blob, in one call of the core; None where it is none."""
@@ -131,7 +164,7 @@ class Ingest:
         """Stores what a reader of another engine gives, under its digest; returns how: "exists",
         "reflink" or "copy". ``source`` is the descriptor of a file that is exactly that blob."""
         digest, size = blob.digest, blob.size
-        _check_algorithm(digest.algorithm)
+        check_algorithm(digest.algorithm)
         temp = Temp(self._root, self._lock, BLOB_MODE)  # also where the blob exists: like a put
         try:
             if self._claim_existing(digest, size, verify):
@@ -163,7 +196,7 @@ class Ingest:
 
     def _claim_existing(self, digest: Digest, size: int, verify: bool) -> bool:
         """Whether the blob is there, by the rules of a put, and then as durable as after one."""
-        directory = self._open_directory(digest.algorithm)
+        directory = self.open_directory(digest.algorithm)
         try:
             if not self._find_existing(directory, digest, size, verify):
                 return False
@@ -199,84 +232,107 @@ class Ingest:
             raise
 
     def _publish(self, temp: Temp, digest: Digest, size: int, verify: bool) -> None:
-        algorithm, encoded = digest.algorithm, digest.encoded
-        directory = self._open_directory(algorithm)
+        directory = self.open_directory(digest.algorithm)
         try:
-            synced = False
-            while True:
-                found = self._find_existing(directory, digest, size, verify)
-                if found is True:
-                    break
-                if self._durability.sync_files and not synced:
-                    os.fsync(temp.fd)  # a failure is final: the pages count as clean from now on
-                    synced = True
-                try:
-                    if found is None:
-                        temp.publish(directory, encoded)
-                    else:
-                        temp.replace(directory, encoded)
-                    break
-                except FileExistsError:
-                    continue  # another writer was quicker
-                except IsADirectoryError as error:
-                    raise InvalidError(
-                        f"{digest}: a directory stands in the place of this blob",
-                        digest=digest,
-                        path=self._root.join(f"{BLOBS}/{algorithm}/{encoded}"),
-                    ) from error
-            self._durability.published(directory, algorithm)
+            self.place(directory, temp, digest, size, verify)
+            self._durability.published(directory, digest.algorithm)
         finally:
             os.close(directory)
+
+    def place(
+        self,
+        directory: int,
+        temp: Temp,
+        digest: Digest,
+        size: int,
+        verify: bool = False,
+        *,
+        synced: bool = False,
+    ) -> None:
+        """Gives ``temp`` the name of the digest in ``directory``, once its file is synced, unless the blob
+        is there already. The directory isn't synced."""
+        while True:
+            found = self._find_existing(directory, digest, size, verify)
+            if found is True:
+                return
+            if self._durability.sync_files and not synced:
+                os.fsync(temp.fd)  # a failure is final: the pages count as clean from now on
+                synced = True
+            try:
+                if found is None:
+                    temp.publish(directory, digest.encoded)
+                else:
+                    temp.replace(directory, digest.encoded)
+                return
+            except FileExistsError:
+                continue  # another writer was quicker
+            except IsADirectoryError as error:
+                raise InvalidError(
+                    f"{digest}: a directory stands in the place of this blob",
+                    digest=digest,
+                    path=self._root.join(f"{BLOBS}/{digest.replace(':', '/')}"),
+                ) from error
 
     def _find_existing(self, directory: int, digest: Digest, size: int, verify: bool) -> bool | None:
         """Whether the blob is there already: None: nothing is; False: something that must be
         replaced; True: the right content, which has been marked as used now and synced."""
-        if not exists(directory, digest.encoded):
-            return None
+        fd = self.claim(directory, digest, size, verify)
+        if fd < 0:
+            return None if fd == ABSENT else False
         try:
-            fd, _ = self._root.open_regular(digest.encoded, at=directory)
-        except FileNotFoundError:
-            return None
-        except (InvalidError, PermissionError):
-            return False
-        try:
-            facts = os.fstat(fd)
-            # A file with a second name may be somebody else's, whose times are not ours to change.
-            if facts.st_size != size or facts.st_nlink != 1:
-                return False
-            verify = verify or size <= ALWAYS_VERIFIED
-            if verify and _core.digest_fd(fd, digest.algorithm)[0] != digest.encoded:
-                return False
-            # gc spares what was used lately. It holds the lock exclusive while it looks and removes:
-            # what has this name under the shared lock, and is marked then, stays.
-            with self._lock.shared():
-                try:
-                    current = os.stat(digest.encoded, dir_fd=directory, follow_symlinks=False)
-                except FileNotFoundError:
-                    return None
-                if not os.path.samestat(current, facts):
-                    return False
-                try:
-                    os.utime(fd)
-                except PermissionError:
-                    return False  # another user's: our own copy can be marked
             if self._durability.sync_files:
-                self._sync_existing(fd, digest)
+                try:
+                    os.fsync(fd)
+                except OSError as error:
+                    raise not_synced(digest, error.errno) from error
             return True
         finally:
             os.close(fd)
 
-    def _sync_existing(self, fd: int, digest: Digest) -> None:
+    def claim(self, directory: int, digest: Digest, size: int, verify: bool = False) -> int:
+        """Takes what has the blob's name in ``directory`` for the blob, if it is that: marks it as used now
+        and returns it open, for the caller to sync and to close. ABSENT where nothing has the name,
+        WRONG for something that must be replaced."""
+        if not exists(directory, digest.encoded):
+            return ABSENT
         try:
-            os.fsync(fd)
-        except OSError as error:
-            raise DurabilityError(
-                f"{digest} was stored before, and couldn't be synced now: {error.strerror}",
-                errno=error.errno or errno.EIO,
-                digest=digest,
-            ) from error
+            fd, _ = self._root.open_regular(digest.encoded, at=directory)
+        except FileNotFoundError:
+            return ABSENT
+        except (InvalidError, PermissionError):
+            return WRONG
+        verdict = WRONG
+        try:
+            verdict = self._judge(fd, directory, digest, size, verify or size <= ALWAYS_VERIFIED)
+        finally:
+            if verdict < 0:
+                os.close(fd)
+        return verdict
 
-    def _open_directory(self, algorithm: str) -> int:
+    def _judge(self, fd: int, directory: int, digest: Digest, size: int, verify: bool) -> int:
+        facts = os.fstat(fd)
+        # A file with a second name may be somebody else's, whose times are not ours to change.
+        if facts.st_size != size or facts.st_nlink != 1:
+            return WRONG
+        if verify and _core.digest_fd(fd, digest.algorithm)[0] != digest.encoded:
+            return WRONG
+        # gc spares what was used lately. It holds the lock exclusive while it looks and removes:
+        # what has this name under the shared lock, and is marked then, stays.
+        with self._lock.shared():
+            try:
+                current = os.stat(digest.encoded, dir_fd=directory, follow_symlinks=False)
+            except FileNotFoundError:
+                return ABSENT
+            if not os.path.samestat(current, facts):
+                return WRONG
+            try:
+                os.utime(fd)
+            except PermissionError:
+                return WRONG  # another user's: our own copy can be marked
+        return fd
+
+    def open_directory(self, algorithm: str) -> int:
+        """The open directory of the blobs of that algorithm, made if need be."""
         name = f"{BLOBS}/{algorithm}"
         try:
             return self._root.open(name, DIRECTORY)
@@ -300,7 +356,18 @@ class Ingest:
         return fd
 
 
-def _check_algorithm(algorithm: str) -> None:
+def not_synced(digest: Digest, number: int | None) -> DurabilityError:
+    """What a put raises that has found the blob stored and couldn't make that durable."""
+    number = number or errno.EIO
+    return DurabilityError(
+        f"{digest} was stored before, and couldn't be synced now: {os.strerror(number)}",
+        errno=number,
+        digest=digest,
+    )
+
+
+def check_algorithm(algorithm: str) -> None:
+    """Raises UnknownAlgorithmError for what can't be computed here."""
     if algorithm not in COMPUTABLE:
         message = f"digest algorithm {algorithm!r} can't be computed here"
         raise UnknownAlgorithmError(message, algorithm=algorithm)

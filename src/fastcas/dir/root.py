@@ -81,6 +81,18 @@ class Root:
             except OSError as error:
                 raise self._refusal(error, name, flags) from error
 
+    def open_file(self, name: str, flags: int, mode: int = 0) -> _core.File:
+        """The same as an object that closes it, however its owner is interrupted."""
+        if not HAVE_OPENAT2:
+            return _core.File(self.open(name, flags, mode))
+        with self.held() as fd:
+            try:
+                return _core.open_file(fd, os.fsencode(name), flags, mode)
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.EPERM):
+                    raise self._refusal(error, name, flags) from error
+        return _core.File(self.open(name, flags, mode))
+
     def _refusal(self, error: OSError, name: str, flags: int) -> Exception:
         path = self.join(name) if name != "." else self.path
         if error.errno == errno.ENXIO:  # a socket

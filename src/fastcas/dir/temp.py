@@ -30,7 +30,10 @@ class Temp:
 
     It has no name where the filesystem can do that, so that nothing stays of it whatever happens;
     else a name of our pattern in the root, with a flock by which ``clean`` knows that it is alive.
+    One that a signal's exception made its owner forget is discarded when it is collected.
     """
+
+    _ended = True
 
     def __init__(self, root: Root, lock: Lock, mode: int) -> None:
         self._root = root
@@ -38,9 +41,11 @@ class Temp:
         self._mode = mode
         self._name: str | None = None
         self._pid = os.getpid()  # a forked child must leave the name to its parent
+        self._file: _core.File | None = None
         self.fd = -1
         self._held = root.held()  # to the end, so that a name can be removed whoever closes the engine
         self._rootfd = self._held.__enter__()
+        self._ended = False
         try:
             self._open()
             root.give_to_owner(self.fd)
@@ -51,7 +56,8 @@ class Temp:
     def _open(self) -> None:
         if HAVE_O_TMPFILE:
             try:
-                self.fd = self._root.open(".", os.O_TMPFILE | os.O_RDWR, self._mode)
+                self._file = self._root.open_file(".", os.O_TMPFILE | os.O_RDWR, self._mode)
+                self.fd = self._file.fd
                 return
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
@@ -59,8 +65,9 @@ class Temp:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         with self._lock.shared():  # clean can't come between the name and the flock
             name = _new_name()
-            self.fd = self._root.open(name, flags, 0o600)
-            self._name = name
+            self._name = name  # first: whatever comes between, it is removed
+            self._file = self._root.open_file(name, flags, 0o600)
+            self.fd = self._file.fd
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def publish(self, dirfd: int, name: str) -> None:
@@ -106,7 +113,10 @@ class Temp:
         os.fchmod(self.fd, self._mode & ~_umask())
 
     def discard(self) -> None:
-        """Closes the file; nothing stays of it unless it was published."""
+        """Closes the file; nothing stays of it unless it was published. May be called again."""
+        if self._ended:
+            return
+        self._ended = True
         try:
             if self._name is not None and self._pid == os.getpid():
                 os.unlink(self._name, dir_fd=self._rootfd)
@@ -114,8 +124,11 @@ class Temp:
             pass
         finally:
             self._held.__exit__()
-            if self.fd >= 0:
-                os.close(self.fd)
+            if self._file is not None:
+                self._file.close()
+
+    def __del__(self) -> None:
+        self.discard()
 
 
 def _new_name() -> str:

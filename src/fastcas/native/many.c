@@ -15,6 +15,7 @@
 #include "sys.h"
 
 enum {
+    STACK_SIZE = 512 << 10,
     SKEW = 17 * 64, /* streams at the same offsets within a page would share the few places of the cache for those */
     STRIDE = FC_MANY_SLOT + SKEW,
     MEMORY_PIECE = 1 << 20,
@@ -316,7 +317,7 @@ int fc_many_open(fc_many *many)
         pthread_mutex_lock(&many->mutex);
         many->working++;
         pthread_mutex_unlock(&many->mutex);
-        if (fc_start_thread(&worker->thread, work, worker)) {
+        if (fc_thread(&worker->thread, STACK_SIZE, 1, work, worker)) {
             pthread_mutex_lock(&many->mutex);
             many->working--;
             pthread_mutex_unlock(&many->mutex);

@@ -71,19 +71,20 @@ static void keep_off_this_cpu(pthread_attr_t *attributes)
     pthread_attr_setaffinity_np(attributes, sizeof allowed, &allowed);
 }
 
-int fc_start_thread(pthread_t *thread, void *(*run)(void *), void *argument)
+int fc_thread(pthread_t *thread, size_t stack, int elsewhere, void *(*function)(void *), void *argument)
 {
     pthread_attr_t attributes;
     sigset_t all, before;
     int error;
 
     pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, STACK_SIZE);
-    keep_off_this_cpu(&attributes);
+    pthread_attr_setstacksize(&attributes, stack);
+    if (elsewhere)
+        keep_off_this_cpu(&attributes);
     /* Signals are for the threads that can act on them: the caller's reads must see EINTR. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    error = pthread_create(thread, &attributes, run, argument);
+    error = pthread_create(thread, &attributes, function, argument);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     return -error;
@@ -98,7 +99,7 @@ static int start(fc_ring *ring, fc_hasher hasher)
     pthread_mutex_init(&ring->mutex, NULL);
     pthread_cond_init(&ring->queued, NULL);
     pthread_cond_init(&ring->hashed, NULL);
-    status = fc_start_thread(&ring->thread, hash_pieces, ring);
+    status = fc_thread(&ring->thread, STACK_SIZE, 1, hash_pieces, ring);
     if (!status)
         ring->owner = getpid();
     return status;

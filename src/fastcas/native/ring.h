@@ -18,8 +18,8 @@ int fc_lane_final(fc_lane *lane, unsigned char *digest);
 /* Ends the thread after what is queued; harmless when there is none. */
 void fc_lane_close(fc_lane *lane);
 
-/* A thread that gets no signals and stays off this processor, if there is another one. 0 or a negative errno. */
-int fc_start_thread(pthread_t *thread, void *(*run)(void *), void *argument);
+/* Starts a thread that meets no signals; `elsewhere`: not on the processor where the caller is. 0 or a negative errno. */
+int fc_thread(pthread_t *thread, size_t stack, int elsewhere, void *(*function)(void *), void *argument);
 
 /* When a loop should look for signals: a tenth of a second after `fc_deadline()`. */
 uint64_t fc_deadline(void);

@@ -94,45 +94,65 @@ static int write_all(int fd, const unsigned char *data, size_t size)
     return (size_t)facts.st_size == size ? 0 : -EIO;
 }
 
-static int write_temp(const fc_small_place *to, int fd, const unsigned char *data, size_t size)
+int fc_small_name(fc_hasher hasher, const unsigned char *data, size_t size, char *name)
 {
-    int status = to->chown && fchown(fd, to->uid, to->gid) ? -errno : 0;
+    unsigned char digest[FC_DIGEST_MAX];
+    int status = hash(hasher, data, size, digest);
 
     if (!status)
-        status = write_all(fd, data, size);
-    if (!status && to->sync && fsync(fd)) /* a failure is final: the pages count as clean from now on */
-        status = -errno;
+        write_hex(name, digest, hasher.digest_size);
     return status;
+}
+
+int fc_small_exists(int place, const char *name)
+{
+    struct stat facts;
+
+    return !fstatat(place, name, &facts, AT_SYMLINK_NOFOLLOW);
+}
+
+int fc_small_store(const fc_small_place *to, const unsigned char *data, size_t size, int *temp)
+{
+    int status, fd = fc_openat2(to->dirfd, ".", O_TMPFILE | O_RDWR, to->mode);
+
+    if (fd < 0)
+        return fd == -EOPNOTSUPP || fd == -EISDIR || fd == -ENOSYS || fd == -EPERM || fd == -EMFILE ? 1 : fd;
+    status = to->chown && fchown(fd, to->uid, to->gid) ? -errno : 0;
+    if (!status)
+        status = write_all(fd, data, size);
+    if (status)
+        close(fd);
+    else
+        *temp = fd;
+    return status;
+}
+
+int fc_small_link(int fd, int place, const char *name)
+{
+    int status = fc_link_fd(fd, place, name);
+
+    return status == -EEXIST || status == -ENOENT ? 1 : status; /* or no /proc, or the directory has gone */
 }
 
 int fc_small_put(fc_hasher hasher, const fc_small_place *to, const unsigned char *data, size_t size, char *name,
                  int *directory)
 {
-    unsigned char digest[FC_DIGEST_MAX];
-    struct stat facts;
-    int fd, place, status = hash(hasher, data, size, digest);
+    int fd, place, status = fc_small_name(hasher, data, size, name);
 
     if (status)
         return status;
-    write_hex(name, digest, hasher.digest_size);
     place = fc_openat2(to->dirfd, to->place, O_RDONLY | O_DIRECTORY, 0);
     if (place < 0)
         return 1;
-    if (!fstatat(place, name, &facts, AT_SYMLINK_NOFOLLOW)) {
+    status = fc_small_exists(place, name) ? 1 : fc_small_store(to, data, size, &fd);
+    if (status) {
         close(place);
-        return 1;
+        return status;
     }
-    fd = fc_openat2(to->dirfd, ".", O_TMPFILE | O_RDWR, to->mode);
-    if (fd < 0) {
-        close(place);
-        return fd == -EOPNOTSUPP || fd == -EISDIR || fd == -ENOSYS || fd == -EPERM ? 1 : fd;
-    }
-    status = write_temp(to, fd, data, size);
-    if (!status) {
-        status = fc_link_fd(fd, place, name);
-        if (status == -EEXIST || status == -ENOENT) /* there already; or no /proc, or the directory has gone */
-            status = 1;
-    }
+    if (to->sync && fsync(fd)) /* a failure is final: the pages count as clean from now on */
+        status = -errno;
+    if (!status)
+        status = fc_small_link(fd, place, name);
     close(fd);
     if (status || !to->sync) {
         close(place);

@@ -1,0 +1,41 @@
+/* Many equal tasks spread over threads, which begin with fc_pool_start and have ended when fc_pool_run returns 0 or
+   fc_pool_stop returns. The caller's own thread is one of them. */
+#ifndef FASTCAS_POOL_H
+#define FASTCAS_POOL_H
+
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum { FC_POOL_MAX = 16 };
+
+/* `seat` tells the threads apart: from 0 on, the caller's is 0. */
+typedef void (*fc_task)(void *context, size_t number, int seat);
+
+typedef struct fc_pool fc_pool;
+
+struct fc_pool {
+    fc_task task;
+    void *context;
+    size_t count, next;
+    int stop;
+    int helpers, running; /* started; not ended yet */
+    pid_t owner;
+    pthread_mutex_t mutex;
+    pthread_cond_t ended;
+    struct {
+        fc_pool *pool;
+        pthread_t thread;
+        int seat;
+    } seat[FC_POOL_MAX];
+};
+
+/* Begins with the tasks 0 to `count` - 1, on `threads` threads at most: fewer where no more can be had. */
+void fc_pool_start(fc_pool *pool, fc_task task, void *context, size_t count, int threads);
+/* Takes part for a tenth of a second. 1: call again; 0: all done; FC_EFORKED: the threads stayed in the parent. */
+int fc_pool_run(fc_pool *pool);
+/* Ends it after the tasks that are under way; harmless after the end. */
+void fc_pool_stop(fc_pool *pool);
+
+#endif
