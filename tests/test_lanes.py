@@ -23,7 +23,7 @@ import pytest
 
 import fastcas
 from fastcas import _core
-from test_core import NIST
+from test_core import NIST, SHIM
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
@@ -93,6 +93,50 @@ def test_the_environment_chooses_and_the_backend_says_what():
     assert wrong.returncode == 1
     assert "ImportError: FASTCAS_SHA256 is 'fastest'" in wrong.stderr
     assert KERNELS[0] in wrong.stderr
+
+
+def test_without_libcrypto_hashlib_does_it_one_by_one(tmp_path):
+    (tmp_path / "shim.c").write_text(SHIM)
+    shim = tmp_path / "shim.so"
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-o", shim, tmp_path / "shim.c", "-ldl"], check=True, timeout=60
+    )
+    program = textwrap.dedent(
+        """
+        import hashlib, os, sys
+        from fastcas import _core
+        assert _core.BACKEND.startswith("hashlib") and "lanes" not in _core.BACKEND
+        blob = bytes(range(256)) * 10_000
+        open("blob", "wb").write(blob)
+        here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+        fd = os.open("blob", os.O_RDONLY)
+        calls = []
+        for name in ("sha256", "sha512"):
+            items = [b"", blob, fd, (here, b"blob"), here, (here, b"absent"), fd]
+            found = _core.digest_many(items, name, threads=3, failures=True,
+                                      progress=lambda *call: calls.append(call))
+            digest = hashlib.new(name, blob).hexdigest(), len(blob)
+            assert found[0] == (hashlib.new(name).hexdigest(), 0)
+            assert found[1:4] + found[6:] == [digest] * 4
+            assert [(type(f), f.item) for f in found[4:6]] == [
+                (_core.KindError, 4), (FileNotFoundError, 5)]
+            assert calls[-1] == (4 * len(blob), None)
+            try:
+                _core.digest_many(items, name)
+            except _core.KindError as error:
+                assert error.item == 4
+        for kernel in _core.KERNELS:
+            assert _core.digest_many([fd], "sha256", kernel=kernel) == [
+                (hashlib.sha256(blob).hexdigest(), len(blob))]
+        print("done")
+        """
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "LD_PRELOAD": str(shim), "FASTCAS_SHA256": "hashlib"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -92,10 +92,10 @@ FUNCTION(sha_x1, SHA_TARGET, 1)
 FUNCTION(sha_x2, SHA_TARGET, 2)
 
 /* 32 vector registers hold four lanes. The tuning is worth a tenth, to compilers that know it. */
-#if defined(__clang__)
-#define TUNE
-#else
+#if !defined(__clang__) && __GNUC__ >= 11
 #define TUNE ",tune=znver3"
+#else
+#define TUNE
 #endif
 #define VL_TARGET SHA_TARGET ",avx512f,avx512vl,avx512bw" TUNE
 FUNCTION(vl_x1, VL_TARGET, 1)
