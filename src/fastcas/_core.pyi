@@ -90,6 +90,7 @@ def put_small(
     owner: tuple[int, int] | None = None,
     sync: bool,
 ) -> tuple[str, int] | None: ...
+
 @final
 class Group:
     room: int

@@ -223,12 +223,12 @@ class Engine(ABC):
         """Stores many sources; returns their PutResults in order. All are durable on return, unless
         ``durability`` is "none".
 
-        Takes what ``put_blob`` takes. Several may be worked at at once: a path is opened some time before
-        the call returns, anything else is taken before the next source is asked for (``bytes``, which
-        can't change, may be kept a while). ``progress`` counts the bytes of all together. The first
-        source that fails fails the call with its error, which has the source as its attribute ``source``
-        (and, from Python 3.11 on, a note that says which it was); what came before it is stored and
-        stays, and some of what comes after it may be stored too.
+        Takes what ``put_blob`` takes. Several may be worked at at once: a path is opened some time
+        before the call returns, anything else is taken before the next source is asked for (``bytes``,
+        which can't change, may be kept a while). ``progress`` counts the bytes of all together. The
+        first source that fails fails the call with its error, which has the source as its attribute
+        ``source`` (and, from Python 3.11 on, a note that says which it was); what came before it is
+        stored and stays, and some of what comes after it may be stored too.
         """
         results = []
         done = 0

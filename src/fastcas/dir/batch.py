@@ -200,9 +200,7 @@ class Batch:
         if self._is_full():
             self._flush()
 
-    def _stage(
-        self, number: int, source: Any, seat: int, opening: Callable[[], Source | None]
-    ) -> None:
+    def _stage(self, number: int, source: Any, seat: int, opening: Callable[[], Source | None]) -> None:
         """Stores one source in a temporary file, on the thread of ``seat``."""
         # Two streams fill two processors; one has a helper that hashes.
         alone = not self._jobs and self._sinks[1 - seat] is None
@@ -294,7 +292,9 @@ class Batch:
         if self._jobs:
             self._start_second()
         staged = list(self._staged)  # they stay there, so that _end finds them
-        first = min([*self._grouped[:1], *(one[:2] for one in staged)], key=lambda one: one[0], default=None)
+        first = min(
+            [*self._grouped[:1], *(one[:2] for one in staged)], key=lambda one: one[0], default=None
+        )
         if first is None:
             return
         claims: dict[str, tuple[int, int]] = {}

@@ -91,7 +91,9 @@ class Ingest:
             try:
                 self._publish(temp, digest, size, verify_existing)
             except OSError as error:
-                raise self._root.named(error, f"{BLOBS}/{digest.replace(':', '/')}") from error.__cause__
+                raise self._root.named(
+                    error, f"{BLOBS}/{digest.replace(':', '/')}"
+                ) from error.__cause__
             finally:
                 temp.discard()
         return PutResult(digest, size)
