@@ -110,7 +110,8 @@ class Ingest:
         watch: Callable[[_core.Sink], object] | None = None,
     ) -> tuple[Temp, Digest, int]:
         """Stores the source in a temporary file, which the caller discards; returns it, the digest
-        and the size, checked. Nothing is synced. ``helper`` as in _core.Sink; ``watch`` gets that object."""
+        and the size, checked. Nothing is synced. ``helper`` as in _core.Sink, which
+        ``watch`` is given."""
         temp = Temp(self._root, self._lock, BLOB_MODE)
         try:
             sink = _core.Sink(
