@@ -45,12 +45,12 @@ class Engine(Contract):
         """Stores many sources; returns their PutResults in order. All are durable on return, unless
         ``durability`` is "none".
 
-        Takes what ``put_blob`` takes. Several may be worked at at once: a path is opened some time before
-        the call returns, anything else is taken before the next source is asked for (``bytes``, which
-        can't change, may be kept a while). ``progress`` counts the bytes of all together. The first
-        source that fails fails the call with its error, which has the source as its attribute ``source``
-        (and, from Python 3.11 on, a note that says which it was); what came before it is stored and
-        stays, and some of what comes after it may be stored too.
+        Takes what ``put_blob`` takes. Several may be worked at at once: a path is opened some time
+        before the call returns, anything else is taken before the next source is asked for (``bytes``,
+        which can't change, may be kept a while). ``progress`` counts the bytes of all together. The
+        first source that fails fails the call with its error, which has the source as its attribute
+        ``source`` (and, from Python 3.11 on, a note that says which it was); what came before it is
+        stored and stays, and some of what comes after it may be stored too.
         """
         results = []
         done = 0
@@ -321,8 +321,8 @@ class Engine(Contract):
 
         ``quarantine`` moves what is corrupt out of the store into that directory, which is made and
         may not be one under ``blobs/``; beside each blob a small JSON file says why. It is absent then:
-        putting it again stores it anew. ``threads`` is the most that may be used; today it is one.
-        ``progress`` counts the bytes digested.
+        putting it again stores it anew. ``threads`` is the most that may be used, by default one for each
+        processor. ``progress`` counts the bytes digested.
 
         Beside writers, what they put or delete meanwhile is no problem. Raises InvalidError where the
         index itself can't be read, and OSError for what the system refuses to read.

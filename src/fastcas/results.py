@@ -55,7 +55,8 @@ class BlobInfo(namedtuple("BlobInfo", ("digest", "size"))):
 class CopyResult(namedtuple("CopyResult", ("method", "size"))):
     """How a blob was copied, and its size in bytes.
 
-    ``method`` is "reflink", "hardlink", "copy_file_range", "sendfile" or "copy".
+    ``method`` is "reflink", "hardlink", "copy_file_range", "sendfile" or "copy"; of ``put_copy`` also
+    "exists".
     """
 
     __slots__ = ()

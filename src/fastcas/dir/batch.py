@@ -93,7 +93,7 @@ class Batch:
         self._told = -1
 
     def run(self, sources: Iterable[Any]) -> list[PutResult]:
-        """See ``Engine.put_blobs``. What was stored before something failed has a name and is synced."""
+        """See ``Engine.put_blobs``. After a failure the directory waits for the next ``sync``."""
         given = enumerate(sources)
         refusal = None
         try:

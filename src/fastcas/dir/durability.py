@@ -43,7 +43,7 @@ class Durability:
             self.defer(algorithm)
 
     def defer(self, algorithm: str) -> None:
-        """Names have appeared in the directory of ``algorithm``, which the next ``sync`` makes durable."""
+        """Names have appeared in the directory of ``algorithm``, for the next ``sync``."""
         if self.sync_files:
             self._pending.add(algorithm)
 

@@ -109,8 +109,9 @@ class Ingest:
         helper: bool = True,
         watch: Callable[[_core.Sink], object] | None = None,
     ) -> tuple[Temp, Digest, int]:
-        """Stores the source in a temporary file, which the caller discards; returns it, the digest and
-        the size, checked. Nothing is synced. ``helper`` as in _core.Sink; ``watch`` gets that object."""
+        """Stores the source in a temporary file, which the caller discards; returns it, the digest
+        and the size, checked. Nothing is synced. ``helper`` as in _core.Sink, which
+        ``watch`` is given."""
         temp = Temp(self._root, self._lock, BLOB_MODE)
         try:
             sink = _core.Sink(
@@ -249,8 +250,8 @@ class Ingest:
         *,
         synced: bool = False,
     ) -> None:
-        """Gives ``temp`` the name of the digest in ``directory``, once its file is synced, unless the blob
-        is there already. The directory isn't synced."""
+        """Gives ``temp`` the name of the digest in ``directory``, once its file is synced, unless the
+        blob is there already. The directory isn't synced."""
         while True:
             found = self._find_existing(directory, digest, size, verify)
             if found is True:
@@ -290,8 +291,8 @@ class Ingest:
             os.close(fd)
 
     def claim(self, directory: int, digest: Digest, size: int, verify: bool = False) -> int:
-        """Takes what has the blob's name in ``directory`` for the blob, if it is that: marks it as used now
-        and returns it open, for the caller to sync and to close. ABSENT where nothing has the name,
+        """Takes what has the blob's name in ``directory`` for the blob, if it is that: marks it as used
+        now and returns it open, for the caller to sync and to close. ABSENT where nothing has the name,
         WRONG for something that must be replaced."""
         if not exists(directory, digest.encoded):
             return ABSENT
