@@ -628,3 +628,14 @@ def test_damaged_index_gives_our_error_or_a_reading():
         assert found == Index.from_json(bytes(damaged))
         assert len(found.replace(manifests=found.manifests[1:]).to_json()) > 0
     assert read
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+@pytest.mark.parametrize("name", ["Manifests", "MANIFESTS", "SchemaVersion", "Layers", "Config"])
+def test_names_that_differ_in_case_only_are_ambiguous(name, turn):
+    """Go's decoder takes them for the field; others don't see them."""
+    members = [b'"manifests":[]', b'"%s":[]' % name.encode()][::turn]
+    raw = b'{"schemaVersion":2,%s}' % b",".join(members)
+    with pytest.raises(InvalidError, match=name):
+        Index.from_json(raw)
+    assert Index.from_json(raw.replace(name.encode(), b"other")).manifests == ()

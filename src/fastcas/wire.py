@@ -50,7 +50,20 @@ def read(
     fields.check(what, media_type)
     if not jsonstyle.has_distinct_keys(raw, fields.count_keys()):
         jsonstyle.check_exactly(raw, what=what)
+        if schema.foreign:
+            _check_spelling(schema, raw, what)
     return raw, fields
+
+
+def _check_spelling(schema: type[Schema], raw: bytes, what: str) -> None:
+    # Go's decoder ignores case: of "Manifests" beside "manifests" it takes what comes last, and what
+    # is empty for us may lead it to blobs.
+    known = schema.__struct_encode_fields__
+    spelt = {name.lower(): name for name in known}
+    for key in jsonstyle.members(raw, what=what):
+        name = spelt.get(key.lower(), key)
+        if name != key:
+            raise InvalidError(f"{what}: {shorten(key)}: ambiguous, some readers take it for {name!r}")
 
 
 # gc=False: none of these can be part of a cycle.
