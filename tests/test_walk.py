@@ -17,6 +17,7 @@ from fastcas import (
     UnknownAlgorithmError,
 )
 from fastcas.image import walk as module
+from fastcas.image.parse import OLDER_MANIFESTS
 from fastcas.image.walk import Marked, mark
 from images import (
     CONFIG,
@@ -214,6 +215,25 @@ def test_mark_reads_a_document_that_is_embedded_in_one_descriptor_of_two(cas, tu
     cas.delete_blob(manifest.digest)
     roots = [manifest, manifest.replace(data=raw)][::turn]
     assert mark(cas, roots).digests == {manifest.digest, *cas}
+
+
+@pytest.mark.parametrize("media_type", sorted(OLDER_MANIFESTS))
+@pytest.mark.parametrize("below", [False, True])
+def test_mark_fails_closed_on_manifests_of_withdrawn_types(cas, media_type, below):
+    """What they name would be swept."""
+    digest, size = cas.put_blob(b'{"fsLayers":[],"blobs":[]}')
+    older = Descriptor(media_type, digest, size)
+    root = put_index(cas, older) if below else older
+    with pytest.raises(InvalidError, match=media_type.replace("+", ".")) as caught:
+        mark(cas, [root])
+    assert caught.value.digest == digest
+    cas.put_index(Index([root]))
+    with pytest.raises(InvalidError):
+        cas.gc(grace=0)
+    assert digest in cas
+    assert cas.referrers("sha256:" + "0" * 64) == []  # who only looks isn't stopped
+    cas.delete_blob(digest)
+    assert digest in mark(cas, [root])
 
 
 def test_mark_is_linear_on_doubled_levels(cas, reads):

@@ -31,6 +31,7 @@ __all__ = [
     "is_manifest",
     "read_descriptor",
     "read_document",
+    "OLDER_MANIFESTS",
     "read_fields",
     "register_parser",
 ]
@@ -49,6 +50,16 @@ _SCHEMAS: dict[str, type[wire.Index] | type[wire.Manifest] | type[wire.Descripto
     **dict.fromkeys(_MANIFESTS, wire.Manifest),
     MEDIA_TYPE_DESCRIPTOR: wire.Descriptor,
 }
+
+
+# Manifests of withdrawn specifications: nothing here knows what blobs they name.
+OLDER_MANIFESTS = frozenset(
+    {
+        "application/vnd.docker.distribution.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        "application/vnd.oci.artifact.manifest.v1+json",
+    }
+)
 
 
 def _parse_index(raw: bytes, descriptor: Descriptor) -> Index:

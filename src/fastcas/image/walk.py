@@ -15,7 +15,15 @@ from msgspec import UNSET
 
 from fastcas.digest import Digest
 from fastcas.errors import InvalidError, NotExistError, UnknownAlgorithmError
-from fastcas.image.parse import children, is_document, is_index, is_manifest, read_document, read_fields
+from fastcas.image.parse import (
+    OLDER_MANIFESTS,
+    children,
+    is_document,
+    is_index,
+    is_manifest,
+    read_document,
+    read_fields,
+)
 from fastcas.image.verified import check_descriptor
 from fastcas.model import ANNOTATION_REF_NAME, Descriptor, Index, Manifest
 
@@ -63,7 +71,8 @@ def mark(engine: Engine, roots: Iterable[Descriptor], marked: Marked | None = No
     A document that isn't stored is marked and passed over, as platforms may be left out of a layout.
     One that can't be read, is damaged, too large (4 MiB) or ambiguous fails the call: InvalidError,
     CorruptError or UnknownAlgorithmError, with its digest, or OSError. InvalidError also above
-    NODE_LIMIT descriptors.
+    NODE_LIMIT descriptors, and for a stored manifest of a withdrawn type (Docker's schema 1, the OCI
+    artifact manifest), which names blobs that can't be followed unless a parser is registered for it.
     """
     marked = Marked() if marked is None else marked
     if not marked._whole:
@@ -71,7 +80,7 @@ def mark(engine: Engine, roots: Iterable[Descriptor], marked: Marked | None = No
     marked._whole = False
     again = list(marked._missing.values())
     marked._missing.clear()
-    for _ in _open_all(engine, chain(again, map(check_descriptor, roots)), marked):
+    for _ in _open_all(engine, chain(again, map(check_descriptor, roots)), marked, whole=True):
         pass
     marked._whole = True
     return marked
@@ -228,9 +237,12 @@ def _as_referrer(link: Link, document: Any) -> Descriptor:
     return Descriptor(link.media_type, link.digest, size, annotations=notes, artifact_type=kind)
 
 
-def _open_all(engine: Engine, roots: Iterable[Link], marked: Marked) -> Iterator[tuple[Link, Any]]:
+def _open_all(
+    engine: Engine, roots: Iterable[Link], marked: Marked, *, whole: bool = False
+) -> Iterator[tuple[Link, Any]]:
     """Every document that is reachable, once for each type that it is met under, pre-order: what
-    leads to it, and what ``read_fields`` made of it."""
+    leads to it, and what ``read_fields`` made of it. ``whole``: InvalidError for what can't be
+    followed."""
     digests, opened, missing = marked.digests, marked._opened, marked._missing
     for root in roots:
         # The struct behind the value, whose attributes cost a tenth.
@@ -241,6 +253,8 @@ def _open_all(engine: Engine, roots: Iterable[Link], marked: Marked) -> Iterator
             media_type = link.media_type
             digests.add(digest)
             if not is_document(media_type):
+                if whole and media_type in OLDER_MANIFESTS and digest in engine:
+                    raise _not_followed(digest, media_type)
                 continue
             key = (digest, media_type)
             if key in opened or (key in missing and not isinstance(link.data, bytes)):
@@ -263,8 +277,17 @@ def _open_all(engine: Engine, roots: Iterable[Link], marked: Marked) -> Iterator
                 raise _too_many(digest)
             yield link, document
             # Most have nothing behind them.
-            found = [child for child in reversed(found) if is_document(child.media_type)]
+            found = [child for child in reversed(found) if _leads_on(child.media_type)]
             stack += found
+
+
+def _leads_on(media_type: str) -> bool:
+    return is_document(media_type) or media_type in OLDER_MANIFESTS
+
+
+def _not_followed(digest: str, media_type: str) -> InvalidError:
+    message = f"{digest}: a {media_type}, whose blobs can't be followed (see fastcas.register_parser)"
+    return InvalidError(message, digest=digest)
 
 
 def _too_many(digest: str) -> InvalidError:
