@@ -22,7 +22,7 @@ sys.path.insert(0, os.fspath(Path(__file__).resolve().parent))
 import bed
 import fastcas
 from fastcas.image.compress import library
-from peers.pgzip.client import Pgzip, build
+from peers.program import Pgzip
 
 SMALL = os.environ.get("FASTCAS_BENCH_SIZE", "") == "small"
 CORPUS = (4 if SMALL else 64) * bed.MIB
@@ -104,7 +104,7 @@ def table(rows: list[dict]) -> str:
 
 def main(arguments: list[str]) -> None:
     with bed.filesystem(bed.available_filesystems()[0]) as base:
-        program = build(bed.HERE / ".work")
+        program = Pgzip.build(bed.HERE / ".work")
         if program is None:
             rows, version = measure(base, None), "no Go here"
         else:

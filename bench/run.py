@@ -30,7 +30,7 @@ from groups.index import index_update
 from groups.listing import list_blobs
 from groups.put import put_large, put_reader
 from groups.small import get_small, put_small
-from peers.umoci.client import Umoci, build
+from peers.program import Umoci
 from table import markdown, rewrite_readme
 
 # Groups of many small files last, list the very last: what they leave slows later creates down.
@@ -158,7 +158,7 @@ def main() -> int:
     scale = SCALES[options.size]
     rounds = options.rounds or (7 if options.size == "full" else 1)
     pattern = re.compile(options.only)
-    program = None if options.no_umoci else build(bed.WORK)
+    program = None if options.no_umoci else Umoci.build(bed.WORK)
     result: dict = {"environment": bed.environment(), "rounds": rounds, "rows": []}
     umoci = None
     if program is not None:

@@ -6,8 +6,6 @@ import io
 import os
 import random
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -16,6 +14,7 @@ import pytest
 
 from fastcas import _core
 from fastcas.digest import Digest
+from preload import build_shim, run_with_shim
 
 # FIPS 180-4 examples, as NIST publishes them (csrc.nist.gov, Cryptographic Standards and Guidelines).
 NIST = [
@@ -532,10 +531,7 @@ void *dlopen(const char *name, int flags)
 
 def test_last_rung_works_and_says_so(tmp_path):
     """Without libcrypto, hashlib's own objects do the work."""
-    (tmp_path / "shim.c").write_text(SHIM)
-    shim = tmp_path / "shim.so"
-    compiler = ["gcc", "-shared", "-fPIC", "-o", shim, tmp_path / "shim.c", "-ldl"]
-    subprocess.run(compiler, check=True, timeout=60)
+    shim = build_shim(tmp_path, SHIM)
     program = textwrap.dedent(
         """
         import hashlib, io, sys
@@ -557,11 +553,5 @@ def test_last_rung_works_and_says_so(tmp_path):
         print("done")
         """
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "image"],
-        env={**os.environ, "LD_PRELOAD": str(shim)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    result = run_with_shim(shim, program, tmp_path / "image")
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr

@@ -10,13 +10,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import textwrap
 
 import pytest
 
 import fastcas
+from preload import build_shim, run_with_shim
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
@@ -248,11 +247,7 @@ from fastcas import _core
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory):
-    place = tmp_path_factory.mktemp("shim")
-    (place / "shim.c").write_text(SHIM)
-    compiler = ["gcc", "-shared", "-fPIC", "-w", "-o", place / "shim.so", place / "shim.c", "-ldl"]
-    subprocess.run([*compiler, "-pthread"], check=True, timeout=60)
-    return place / "shim.so"
+    return build_shim(tmp_path_factory.mktemp("shim"), SHIM)
 
 
 @pytest.fixture
@@ -260,17 +255,7 @@ def run(shim):
     """Runs a program with the functions above; returns what it told."""
 
     def run(program, *arguments):
-        done = subprocess.run(
-            [sys.executable, "-c", PRELUDE + textwrap.dedent(program), *map(str, arguments)],
-            env={
-                **os.environ,
-                "LD_PRELOAD": str(shim),
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            },
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
+        done = run_with_shim(shim, PRELUDE + textwrap.dedent(program), *arguments)
         assert done.returncode != WENT_ON, "the core went on where it had to stop"
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

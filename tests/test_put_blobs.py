@@ -10,7 +10,6 @@ import resource
 import signal
 import stat
 import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -23,6 +22,7 @@ import fastcas
 from conftest import NOBODY
 from fastcas.dir import batch
 from fastcas.errors import ClosedError, UnsupportedError
+from preload import build_shim, run_with_shim
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak", "no_thread_left")
 
@@ -559,27 +559,13 @@ noise = [random.Random(i).randbytes(100) for i in range(700)]
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory):
-    place = tmp_path_factory.mktemp("shim")
-    (place / "shim.c").write_text(SHIM)
-    compiler = ["gcc", "-shared", "-fPIC", "-w", "-o", place / "shim.so", place / "shim.c", "-ldl"]
-    subprocess.run(compiler, check=True, timeout=60)
-    return place / "shim.so"
+    return build_shim(tmp_path_factory.mktemp("shim"), SHIM)
 
 
 @pytest.fixture
 def run(shim):
     def run(program, *arguments):
-        done = subprocess.run(
-            [sys.executable, "-c", PRELUDE + textwrap.dedent(program), *map(str, arguments)],
-            env={
-                **os.environ,
-                "LD_PRELOAD": str(shim),
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            },
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
+        done = run_with_shim(shim, PRELUDE + textwrap.dedent(program), *arguments)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

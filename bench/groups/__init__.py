@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import bed
-from peers.umoci.client import Umoci
+from peers.program import Umoci
 
 SMALL_BLOB = 4 * bed.KIB
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
