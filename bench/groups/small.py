@@ -1,4 +1,4 @@
-"""Many small blobs, one by one: stored, read and verified."""
+"""Many small blobs, one by one and by one call: stored, read and verified."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def put_small(context: Context) -> Iterator[Group]:
     packed.write_bytes(content)
 
     # Targets stay where they are: deleting many files slows ext4's creates down for a while.
-    def ours(durability: str) -> System:
+    def ours(durability: str, *, together: bool = False) -> System:
         def run() -> float:
             root = bed.fresh(context.base)
             cas = fastcas.create(root, durability=durability)
             context.settle()
             started = time.perf_counter()
-            results = [cas.put_blob(blob) for blob in blobs]
+            results = cas.put_blobs(blobs) if together else [cas.put_blob(blob) for blob in blobs]
             if durability == "batch":
                 cas.sync()
             elapsed = time.perf_counter() - started
@@ -64,6 +64,7 @@ def put_small(context: Context) -> Iterator[Group]:
         systems = {
             "full": ours("full"),
             "batch": ours("batch"),
+            "together": ours("full", together=True),
             "naive-full": naive("full"),
             "naive-file": naive("file"),
         }
@@ -73,13 +74,23 @@ def put_small(context: Context) -> Iterator[Group]:
                 "naive-full", None, (("umoci", 1.0),)),
             Row("put 4 KiB one by one, file synced, directory once at the end (umoci: file)",
                 "batch", peer, "naive-file", None, (("umoci", 1.0),)),
+            Row("put 4 KiB by one `put_blobs`, files and directory synced (umoci: file, one by one)",
+                "together", peer, "naive-full", None, (("umoci", 8.0),)),
         ]  # fmt: skip
         yield Group("put 4 KiB one by one", "full", systems, rows, count=count)
     else:
-        systems = {"none": ours("none"), "naive": naive("none")}
+        systems = {
+            "none": ours("none"),
+            "together": ours("none", together=True),
+            "naive": naive("none"),
+        }
         peer = context.with_umoci(systems, umoci)
-        row = Row("put 4 KiB one by one", "none", peer, "naive", None, (("umoci", 2.0),))
-        yield Group("put 4 KiB one by one", "none", systems, [row], count=count)
+        rows = [
+            Row("put 4 KiB one by one", "none", peer, "naive", None, (("umoci", 2.0),)),
+            Row("put 4 KiB by one `put_blobs` (umoci: one by one)", "together", peer, "naive", None,
+                (("umoci", 4.0),)),
+        ]  # fmt: skip
+        yield Group("put 4 KiB one by one", "none", systems, rows, count=count)
 
 
 def get_small(context: Context) -> Iterator[Group]:
