@@ -31,7 +31,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 CHUNK = MIB
 
-FILESYSTEMS = ("tmpfs", "disk", "ext4")
+FILESYSTEMS = ("tmpfs", "disk", "ext4", "xfs")
 DURABILITIES = ("none", "batch", "full")
 
 _serial = itertools.count()
@@ -45,8 +45,8 @@ class Unavailable(Exception):
 def filesystem(name: str, *, capacity: int = 4 * GIB) -> Iterator[Path]:
     """An empty directory on the filesystem called `name`, removed with all it holds afterwards.
 
-    tmpfs: under /dev/shm. disk: beside this file, whatever the checkout lies on. ext4: a fresh,
-    journaled ext4 of `capacity` bytes in an image file on the checkout's disk, mounted by loop
+    tmpfs: under /dev/shm. disk: beside this file, whatever the checkout lies on. ext4, xfs: a fresh
+    one of `capacity` bytes, journaled, in an image file on the checkout's disk, mounted by loop
     (needs root): a disk without a journal flatters fsync.
     """
     if name == "tmpfs":
@@ -58,8 +58,8 @@ def filesystem(name: str, *, capacity: int = 4 * GIB) -> Iterator[Path]:
         base = WORK
     directory = Path(tempfile.mkdtemp(prefix="fastcas-bench-", dir=base))
     try:
-        if name == "ext4":
-            with _loop_ext4(directory, capacity) as mounted:
+        if name in _MAKE:
+            with _loop_mounted(directory, capacity, _MAKE[name]) as mounted:
                 yield mounted
         else:
             yield directory
@@ -67,10 +67,18 @@ def filesystem(name: str, *, capacity: int = 4 * GIB) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+# With lazy initialisation the kernel would go on writing inode tables during the runs; with discard
+# the image would get its holes back. Both programs make a journal and, xfs, reflinks.
+_MAKE = {
+    "ext4": ("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"),
+    "xfs": ("mkfs.xfs", "-q", "-f", "-K"),
+}
+
+
 @contextlib.contextmanager
-def _loop_ext4(directory: Path, capacity: int) -> Iterator[Path]:
+def _loop_mounted(directory: Path, capacity: int, make: tuple[str, ...]) -> Iterator[Path]:
     if os.geteuid() != 0:
-        raise Unavailable("mounting an ext4 image needs root")
+        raise Unavailable("mounting an image needs root")
     image, mounted = directory / "image", directory / "mounted"
     mounted.mkdir()
     with image.open("wb") as file:
@@ -84,10 +92,7 @@ def _loop_ext4(directory: Path, capacity: int) -> Iterator[Path]:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     try:
-        # With lazy initialisation the kernel would go on writing inode tables during the runs;
-        # with discard the image would get its holes back.
-        _run("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0",
-             os.fspath(image))  # fmt: skip
+        _run(*make, os.fspath(image))
         # Without direct I/O each byte would be copied once more on its way to the disk, into the
         # page cache of the image.
         device = _run("losetup", "--find", "--show", "--direct-io=on", os.fspath(image)).strip()
@@ -96,7 +101,7 @@ def _loop_ext4(directory: Path, capacity: int) -> Iterator[Path]:
         finally:
             _run("losetup", "--detach", device)  # once it isn't mounted any more
     except (OSError, subprocess.CalledProcessError) as error:
-        raise Unavailable(f"no loop-mounted ext4: {error}") from error
+        raise Unavailable(f"{make[0]} or its mount failed: {error}") from error
     try:
         yield mounted
     finally:
@@ -117,8 +122,8 @@ def available_filesystems() -> tuple[str, ...]:
     names = ["tmpfs"] if SHM.is_dir() and os.access(SHM, os.W_OK) else []
     names.append("disk")
     # Where /sbin isn't in PATH, a user without root gets here too.
-    if os.geteuid() == 0 and shutil.which("mkfs.ext4") and Path("/dev/loop-control").exists():
-        names.append("ext4")
+    if os.geteuid() == 0 and Path("/dev/loop-control").exists():
+        names += [name for name, make in _MAKE.items() if shutil.which(make[0])]
     return tuple(names)
 
 
@@ -143,6 +148,17 @@ def settle(directory: Path, memory: int = 0) -> None:
         with mmap.mmap(-1, memory, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as pages:
             for start in range(0, memory, mmap.PAGESIZE):
                 pages[start] = 1
+
+
+def drop(path: Path) -> None:
+    """Takes a file, or all files beneath a directory, out of the page cache; what is dirty must have
+    been written back. Nothing of a tmpfs can be taken out."""
+    for file in (found for found in path.rglob("*") if found.is_file()) if path.is_dir() else (path,):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
 
 
 def random_bytes(size: int, seed: int = 1) -> bytes:

@@ -22,7 +22,7 @@ sys.path.insert(0, os.fspath(Path(__file__).resolve().parent))
 import bed
 import fastcas
 from fastcas.image.compress import library
-from peers.program import Pgzip
+from peers import program
 
 SMALL = os.environ.get("FASTCAS_BENCH_SIZE", "") == "small"
 CORPUS = (4 if SMALL else 64) * bed.MIB
@@ -58,7 +58,7 @@ def measure_put(base: Path, source: Path, name: str, level: int) -> tuple[float,
     return seconds, result
 
 
-def measure(base: Path, pgzip: Pgzip | None) -> list[dict]:
+def measure(base: Path, pgzip: program.Program | None) -> list[dict]:
     """One row for each compression and level."""
     source = base / "corpus.tar"
     content = corpus(CORPUS)
@@ -74,7 +74,7 @@ def measure(base: Path, pgzip: Pgzip | None) -> list[dict]:
             ours.append(seconds)
             row["ratio"] = len(content) / result.size
             if pgzip is not None and name == "gzip":
-                answer = pgzip.compress(level, source, base / "pgzip.gz")
+                answer = pgzip.call("compress", level, source, base / "pgzip.gz")
                 assert answer["diff_id"] == diff_id
                 theirs.append(answer["ns"] / 1e9)
                 row["pgzip_ratio"] = len(content) / answer["size"]
@@ -104,12 +104,11 @@ def table(rows: list[dict]) -> str:
 
 def main(arguments: list[str]) -> None:
     with bed.filesystem(bed.available_filesystems()[0]) as base:
-        program = Pgzip.build(bed.HERE / ".work")
-        if program is None:
-            rows, version = measure(base, None), "no Go here"
-        else:
-            with Pgzip(program) as pgzip:
-                rows, version = measure(base, pgzip), pgzip.version()
+        try:
+            with program.start("pgzip", bed.WORK) as pgzip:
+                rows, version = measure(base, pgzip), pgzip.version
+        except program.Missing as error:
+            rows, version = measure(base, None), f"pgzip left out, {error}"
     if "--json" in arguments:
         print(json.dumps({"environment": bed.environment(), "peer": version, "rows": rows}, indent=1))
     else:

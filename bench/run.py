@@ -1,4 +1,4 @@
-"""fastcas beside umoci and a naive Python loop, interleaved in one run (`make bench-peers`).
+"""fastcas beside other stores and a naive Python loop, interleaved in one run (`make bench-peers`).
 
 In each round every system of a group runs twice back to back and the second is kept; the order
 rotates from round to round. Reported are medians with their range, and ratios as the median of the
@@ -15,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, os.fspath(Path(__file__).resolve().parent))
@@ -29,8 +30,9 @@ from groups.images import collect_images, walk_images
 from groups.index import index_update
 from groups.listing import list_blobs
 from groups.put import put_large, put_reader
+from groups.sizes import get_sizes, put_sizes
 from groups.small import get_small, put_small
-from peers.program import Umoci
+from peers import program
 from table import markdown, rewrite_readme
 
 # Groups of many small files last, list the very last: what they leave slows later creates down.
@@ -40,6 +42,8 @@ GROUPS: dict[str, Callable[[Context], Iterator[Group]]] = {
     "get-large": get_large,
     "copy": copy_out,
     "index": index_update,
+    "put-sizes": put_sizes,
+    "get-sizes": get_sizes,
     "put-small": put_small,
     "get-small": get_small,
     "walk": walk_images,
@@ -48,16 +52,39 @@ GROUPS: dict[str, Callable[[Context], Iterator[Group]]] = {
 }
 
 
-def measure(group: Group, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each system, one of each round."""
+class Budget:
+    """Shares the time that a run may take among what is still to be measured."""
+
+    def __init__(self, seconds: float, parts: int) -> None:
+        self._end = time.monotonic() + seconds
+        self._parts = parts
+        self._part_end = self._end
+
+    def next_part(self) -> None:
+        """The next of the parts begins, which gets an equal share of the time that is left."""
+        now = time.monotonic()
+        self._part_end = now + (self._end - now) / self._parts
+        self._parts -= 1
+
+    def group_end(self) -> float:
+        """When the next group of this part should end: it leaves half of the time for others."""
+        now = time.monotonic()
+        return now + (self._part_end - now) / 2
+
+
+def measure(group: Group, rounds: int, end: float) -> dict[str, list[float]]:
+    """Seconds of each system, one of each round; no new round that would end after `end`."""
     samples: dict[str, list[float]] = {name: [] for name in group.systems}
     order = list(group.systems)
     for _ in range(min(rounds, group.rounds) if group.rounds else rounds):
+        started = time.monotonic()
         for name in order:
             system = group.systems[name]
             system()
             samples[name].append(system())
         order = [*order[1:], order[0]]
+        if 2 * time.monotonic() - started > end:
+            break
     return samples
 
 
@@ -81,30 +108,33 @@ def report(group: Group, filesystem: str, samples: dict[str, list[float]]) -> li
     }
     records = []
     for row in group.rows:
-        others = {"umoci": row.umoci, "naive": row.naive, "bound": row.bound}
-        ratios = {
-            column: ratio(samples, row.ours, other)
-            for column, other in others.items()
-            if other is not None
-        }
-        targets = {
-            column: {"least": least, "met": ratios[column] >= least}
-            for column, least in row.targets
-            if column in ratios
-        }
+        ratios = {name: ratio(samples, row.ours, name) for name in group.peers}
+        best = min(ratios, key=ratios.__getitem__, default=None)
+        if best is not None:
+            ratios["best"] = ratios[best]
+        if row.bound is not None:
+            ratios["bound"] = ratio(samples, row.ours, row.bound)
         records.append(
             {
                 "name": row.name,
                 "filesystem": filesystem,
                 "durability": group.durability,
+                "cache": group.cache,
                 "unit": group.unit,
                 "size": group.size,
+                "blob": group.blob,
                 "count": group.count,
                 "ours": figures[row.ours],
-                **{column: figures[other] for column, other in others.items() if other},
+                "peers": {name: figures[name] for name in group.peers},
+                "best": best,
+                "bound": figures[row.bound] if row.bound else None,
                 "bound_name": row.bound,
                 "ratios": ratios,
-                "targets": targets,
+                "targets": {
+                    column: {"least": least, "met": ratios[column] >= least}
+                    for column, least in row.targets
+                    if column in ratios
+                },
                 "notes": dict(group.notes),
             }
         )
@@ -141,14 +171,25 @@ def arguments() -> argparse.Namespace:
         "--size", choices=SCALES, default=os.environ.get("FASTCAS_BENCH_SIZE", "full"),
         help="small: seconds, to see that everything runs; its figures mean nothing",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=int, help="default: 7, or 1 with --size small")
     parser.add_argument(
-        "--filesystems", default="tmpfs,ext4", help="of tmpfs, disk, ext4; comma-separated"
+        "--quick", dest="size", action="store_const", const="quick",
+        help="the same as --size quick: smaller blobs, fewer files, about three minutes",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, help="at the most; default: 7, or 1 with --size small")
+    parser.add_argument(
+        "--budget", type=float, default=18,
+        help="minutes for the table, more or less: fewer rounds where they don't fit, never less than "
+        "one; default: 18",
+    )  # fmt: skip
+    parser.add_argument(
+        "--filesystems", default="tmpfs,ext4,xfs", help="of tmpfs, disk, ext4, xfs; comma-separated"
+    )
+    parser.add_argument(
+        "--peers", default=",".join(program.STORES), help="which of them; comma-separated, or empty"
     )
     parser.add_argument("--only", default="", help="regular expression on the groups' names")
     parser.add_argument("--output", type=Path, help="the JSON file; default: one in results/")
     parser.add_argument("--readme", action="store_true", help="write the table into README.md")
-    parser.add_argument("--no-umoci", action="store_true")
     parser.add_argument("--no-processes", action="store_true", help="no memory, no start-up")
     return parser.parse_args()
 
@@ -156,22 +197,21 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     options = arguments()
     scale = SCALES[options.size]
-    rounds = options.rounds or (7 if options.size == "full" else 1)
-    pattern = re.compile(options.only)
-    program = None if options.no_umoci else Umoci.build(bed.WORK)
+    rounds = options.rounds or (1 if options.size == "small" else 7)
+    filesystems = options.filesystems.split(",")
+    groups = {name: group for name, group in GROUPS.items() if re.search(options.only, name)}
     result: dict = {"environment": bed.environment(), "rounds": rounds, "rows": []}
-    umoci = None
-    if program is not None:
-        umoci = Umoci(program)
-        result["environment"]["umoci"] = umoci.call("version")["version"]
-    else:
-        result["environment"]["umoci"] = "umoci not run"
-    try:
-        for name in options.filesystems.split(","):
-            result["rows"] += run_filesystem(name, scale, umoci, pattern, rounds)
-    finally:
-        if umoci is not None:
-            umoci.close()
+    with ExitStack() as stack:
+        peers = started(options.peers.split(","), stack)
+        result["environment"]["peers"] = [peer.version for peer in peers]
+        budget = Budget(60 * options.budget, len(filesystems) * len(groups))
+        for name in filesystems:
+            try:
+                with bed.filesystem(name, capacity=scale.disk) as base:
+                    context = Context(base, name, scale, peers)
+                    result["rows"] += run_groups(context, groups, rounds, budget)
+            except bed.Unavailable as error:
+                print(f"{name}: left out, {error}", file=sys.stderr)
     whole = not options.only and not options.no_processes
     result["processes"] = processes(scale) if whole else []
     table = markdown(result)
@@ -184,40 +224,47 @@ def main() -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(f"written to {output}", file=sys.stderr)
-    if whole and not options.no_umoci:
+    if whole:
         compare_compression(options.size)
     if options.readme:
         rewrite_readme(table)
     return 0
 
 
+def started(names: Sequence[str], stack: ExitStack) -> list[program.Program]:
+    """The peers that can be had here, running until `stack` ends."""
+    peers = []
+    for name in filter(None, names):
+        try:
+            peers.append(stack.enter_context(program.start(name, bed.WORK)))
+        except program.Missing as error:
+            print(f"{name}: left out, {error}", file=sys.stderr)
+    return peers
+
+
 def compare_compression(size: str) -> None:
     """Compression beside pgzip, whose table is one of its own: prints it."""
-    program = os.fspath(bed.HERE / "compress_peers.py")
+    script = os.fspath(bed.HERE / "compress_peers.py")
     environment = {**bed.child_environment(), "FASTCAS_BENCH_SIZE": size}
     print(flush=True)
-    subprocess.run([bed.python(), program], env=environment, check=True)
+    subprocess.run([bed.python(), script], env=environment, check=True)
 
 
-def run_filesystem(
-    name: str, scale: Scale, umoci: Umoci | None, pattern: re.Pattern, rounds: int
+def run_groups(
+    context: Context,
+    generators: dict[str, Callable[[Context], Iterator[Group]]],
+    rounds: int,
+    budget: Budget,
 ) -> list[dict]:
-    try:
-        with bed.filesystem(name, capacity=scale.ext4) as base:
-            return run_groups(Context(base, name, scale, umoci), pattern, rounds)
-    except bed.Unavailable as error:
-        print(f"{name}: left out, {error}", file=sys.stderr)
-        return []
-
-
-def run_groups(context: Context, pattern: re.Pattern, rounds: int) -> list[dict]:
     measured = []
-    for name, groups in GROUPS.items():
-        if not pattern.search(name):
-            continue
+    for groups in generators.values():
+        budget.next_part()
         for group in groups(context):
-            print(f"{context.filesystem}: {group.name}, {group.durability}", file=sys.stderr)
-            measured.append((group, measure(group, rounds)))
+            print(
+                f"{context.filesystem}: {group.name}, {group.durability}, {group.cache}",
+                file=sys.stderr,
+            )
+            measured.append((group, measure(group, rounds, budget.group_end())))
     # Not inside the loop: a group's notes are complete when its generator has ended.
     return [
         record for group, samples in measured for record in report(group, context.filesystem, samples)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import bed
+from peers.program import STORES
 
 README = bed.HERE / "README.md"
 BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 
 
-def _figure(record: dict, column: str) -> str:
-    figures = record.get(column)
+def _figure(record: dict, figures: dict | None) -> str:
     if figures is None:
         return "-"
     digits = 2 if record["unit"] == "GB/s" or figures["median"] < 10 else 0
@@ -26,38 +26,48 @@ def _target(record: dict) -> str:
     return "; ".join(words) or "-"
 
 
+def _row(record: dict, peers: list[str]) -> list[str]:
+    ratios = {column: f"{value:.2f}" for column, value in record["ratios"].items()}
+    size = record["blob"] or record["size"]
+    notes = "".join(f", {key}: {value}" for key, value in record["notes"].items() if value)
+    bound = _figure(record, record["bound"])
+    if record["bound_name"]:
+        bound += f" {record['bound_name']}"
+    return [
+        record["name"] + (f" {bed.binary_size(size)}" if size else "") + notes,
+        record["durability"] + (", cold" if record["cache"] == "cold" else ""),
+        record["unit"],
+        _figure(record, record["ours"]),
+        *(_figure(record, record["peers"].get(peer)) for peer in peers),
+        bound,
+        ratios.get("umoci", "-"),
+        f"{ratios['best']} {record['best']}" if record["best"] else "-",
+        ratios.get("bound", "-"),
+        _target(record),
+    ]
+
+
 def markdown(result: dict) -> str:
+    """One table for each filesystem, and one of whole processes."""
     facts = result["environment"]
     lines = [
         f"{facts['date']}; {facts['cpu']}, {facts['cpus']} CPUs, "
         f"{' '.join(facts['cpu_features']) or 'no SHA extension'}; Linux {facts['kernel']}; Python "
-        f"{facts['python']}; fastcas {facts['fastcas']}, {facts['backend']}; {facts['umoci']}. "
-        f"{result['rounds']} rounds; median (least-most).",
-        "",
-        "| benchmark | filesystem | durability | unit | fastcas | umoci | naive Python | bound "
-        "| x umoci | x naive | x bound | target |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"{facts['python']}; fastcas {facts['fastcas']}, {facts['backend']}; "
+        f"{'; '.join(facts['peers']) or 'no peers'}. Median (least-most) of up to "
+        f"{result['rounds']} rounds.",
     ]
-    for record in result["rows"]:
-        ratios = record["ratios"]
-        size = f" {bed.binary_size(record['size'])}" if record["size"] else ""
-        notes = "".join(f", {key}: {value}" for key, value in record["notes"].items() if value)
-        bound = _figure(record, "bound")
-        if record["bound_name"]:
-            bound += f" {record['bound_name']}"
-        cells = [
-            record["name"] + size + notes,
-            record["filesystem"],
-            record["durability"],
-            record["unit"],
-            _figure(record, "ours"),
-            _figure(record, "umoci"),
-            _figure(record, "naive"),
-            bound,
-            *(f"{ratios[c]:.2f}" if c in ratios else "-" for c in ("umoci", "naive", "bound")),
-            _target(record),
+    for filesystem in dict.fromkeys(record["filesystem"] for record in result["rows"]):
+        records = [record for record in result["rows"] if record["filesystem"] == filesystem]
+        met = dict.fromkeys(peer for record in records for peer in record["peers"])
+        peers = [
+            *(peer for peer in STORES if peer in met),
+            *(peer for peer in met if peer not in STORES),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        header = [filesystem, "durability", "unit", "fastcas", *peers, "bound", "x umoci",
+                  "x best peer", "x bound", "target"]  # fmt: skip
+        rows = [header, ["---"] * len(header), *(_row(record, peers) for record in records)]
+        lines += ["", *("| " + " | ".join(cells) + " |" for cells in rows)]
     if result["processes"]:
         lines += ["", "| above a bare interpreter | measured | limit | |", "|---|---|---|---|"]
         for record in result["processes"]:

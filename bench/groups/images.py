@@ -15,6 +15,7 @@ import bed
 import fastcas
 from groups import MANIFEST_TYPE, REF_NAME, Context, Group, Row, System, expect
 from peers.naive import Store
+from peers.program import Program
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
@@ -84,15 +85,18 @@ def _walk(context: Context, root: Path, count: int) -> Group:
         expect(met, 3 * count)
         return elapsed
 
-    def umoci() -> float:
-        answer = context.call("walk", root)
-        expect(answer["count"], 3 * count)
-        return answer["ns"] / 1e9
+    def theirs(peer: Program) -> System:
+        def run() -> float:
+            answer = peer.call("walk", root)
+            expect(answer["count"], 3 * count)
+            return answer["ns"] / 1e9
+
+        return run
 
     systems: dict[str, System] = {"fastcas": ours, "naive": naive}
-    peer = context.with_umoci(systems, umoci)
+    context.add_peers(systems, "walk", theirs)
     name = f"walk {count} images, each descriptor"
-    row = Row(name, "fastcas", peer, "naive", None, (("umoci", 5.0), ("naive", 1.0)))
+    row = Row(name, "fastcas", None, (("umoci", 5.0), ("naive", 1.0)))
     return Group(name, "-", systems, [row], count=3 * count, rounds=_rounds(count))
 
 
@@ -140,16 +144,19 @@ def _collect(context: Context, root: Path, litter: Path, names: list[str]) -> Gr
         check()
         return elapsed
 
-    def umoci() -> float:
-        prepare()
-        answer = context.call("gc", root)
-        check()
-        return answer["ns"] / 1e9
+    def theirs(peer: Program) -> System:
+        def run() -> float:
+            prepare()
+            answer = peer.call("gc", root)
+            check()
+            return answer["ns"] / 1e9
+
+        return run
 
     systems: dict[str, System] = {"fastcas": ours, "naive": naive}
-    peer = context.with_umoci(systems, umoci)
+    context.add_peers(systems, "gc", theirs)
     name = f"gc, {count} images, {count} of {4 * count} blobs unused, each blob"
-    row = Row(name, "fastcas", peer, "naive", None, (("umoci", 5.0), ("naive", 1.0)))
+    row = Row(name, "fastcas", None, (("umoci", 5.0), ("naive", 1.0)))
     return Group(name, durability, systems, [row], count=4 * count, rounds=_rounds(count))
 
 

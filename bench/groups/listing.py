@@ -8,20 +8,23 @@ from collections.abc import Callable, Iterator
 
 import bed
 import fastcas
-from groups import Context, Group, Row, System, expect
+from groups import Context, Group, Place, Row, System, expect
 from peers.naive import Store
+from peers.program import Program
 
 
 def list_blobs(context: Context) -> Iterator[Group]:
     count = context.scale.listed
-    root = bed.fresh(context.base)
+    place = Place(bed.fresh(context.base))
+    root = place.layout
     cas = fastcas.create(root, durability="none")
     directory = root / "blobs" / "sha256"
     directory.mkdir(exist_ok=True)
-    for number in range(count):
-        # Only names are listed: empty files under digests of nothing in particular will do.
-        name = bed.digest_of(number.to_bytes(8, "little"))[7:]
-        os.close(os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444))
+    # Only names are listed: empty files under digests of nothing in particular will do.
+    digests = [bed.digest_of(number.to_bytes(8, "little")) for number in range(count)]
+    for digest in digests:
+        os.close(os.open(directory / digest[7:], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444))
+    listing = context.listing("listed", ((digest, 0) for digest in digests))
     store = Store(root)
 
     def listed(make: Callable[[], list]) -> System:
@@ -34,10 +37,15 @@ def list_blobs(context: Context) -> Iterator[Group]:
 
         return run
 
-    def umoci() -> float:
-        answer = context.call("list", root)
-        expect(answer["count"], count)
-        return answer["ns"] / 1e9
+    def theirs(peer: Program) -> System:
+        listed_by_peer = place.filled(peer, "touch", listing)
+
+        def run() -> float:
+            answer = peer.call("list", listed_by_peer)
+            expect(answer["count"], count)
+            return answer["ns"] / 1e9
+
+        return run
 
     def iterated() -> float:
         started = time.perf_counter()
@@ -52,11 +60,11 @@ def list_blobs(context: Context) -> Iterator[Group]:
         "naive": listed(store.list),
         "listdir": listed(lambda: os.listdir(directory)),
     }
-    peer = context.with_umoci(systems, umoci)
+    context.add_peers(systems, "list", theirs)
     targets = (("umoci", 8.0), ("bound", 1.0))
     rows = [
-        Row(f"list {count} blobs, iterated, each", "fastcas", peer, "naive", "listdir", targets),
-        Row(f"list {count} blobs, as a list, each", "fastcas list", peer, "naive", "listdir", targets),
+        Row(f"list {count} blobs, iterated, each", "fastcas", "listdir", targets),
+        Row(f"list {count} blobs, as a list, each", "fastcas list", "listdir", targets),
     ]
     yield Group("list", "-", systems, rows, count=count)
     store.close()

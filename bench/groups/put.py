@@ -1,4 +1,4 @@
-"""One large blob stored: from a file, from a Python reader."""
+"""One large blob stored: from a file, from a Python reader; blobs of every size."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import bed
 import fastcas
 from groups import Context, Group, Row, System, expect
 from peers.naive import Store
+from peers.program import Program
 
 
 def check_put(context: Context, root: Path, digest: str) -> None:
@@ -20,12 +21,16 @@ def check_put(context: Context, root: Path, digest: str) -> None:
     shutil.rmtree(root)
 
 
-def put_ours(context: Context, durability: str, source: Callable[[], object]) -> System:
+def put_ours(
+    context: Context, durability: str, source: Callable[[], object], *, cold: bool = False
+) -> System:
     def run() -> float:
         root = bed.fresh(context.base)
         cas = fastcas.create(root, durability=durability)
         given = source()
         context.settle(2 * context.scale.large)
+        if cold:
+            bed.drop(context.source)
         started = time.perf_counter()
         result = cas.put_blob(given)
         if durability == "batch":
@@ -38,12 +43,14 @@ def put_ours(context: Context, durability: str, source: Callable[[], object]) ->
     return run
 
 
-def put_naive(context: Context, sync: str, *, reader: bool = False) -> System:
+def put_naive(context: Context, sync: str, *, reader: bool = False, cold: bool = False) -> System:
     def run() -> float:
         root = bed.fresh(context.base)
         store = Store.create(root, sync=sync)
         given = bed.ReadIntoSource(context.content)
         context.settle(2 * context.scale.large)
+        if cold:
+            bed.drop(context.source)
         started = time.perf_counter()
         digest = store.put_reader(given) if reader else store.put_file(context.source)
         elapsed = time.perf_counter() - started
@@ -54,42 +61,47 @@ def put_naive(context: Context, sync: str, *, reader: bool = False) -> System:
     return run
 
 
-def put_umoci(context: Context) -> System:
+def put_peer(context: Context, peer: Program, *, cold: bool = False) -> System:
     def run() -> float:
         root = bed.fresh(context.base)
-        context.call("create", root)
+        peer.call("create", root)
         context.settle(2 * context.scale.large)
-        answer = context.call("put", root, context.source)
-        check_put(context, root, answer["digest"])
+        if cold:
+            bed.drop(context.source)
+        answer = peer.call("put", root, context.large)
+        expect(answer["digests"], [context.digest])
+        if peer.layout:
+            check_put(context, root, answer["digests"][0])
+        else:
+            expect(peer.call("get", root, context.large)["size"], len(context.content))
+            shutil.rmtree(root)
         return answer["ns"] / 1e9
 
     return run
 
 
 def put_large(context: Context) -> Iterator[Group]:
-    for durability in ("full", "none"):
-        systems: dict[str, System] = {
-            "fastcas": put_ours(context, durability, lambda: context.source),
-            "naive": put_naive(context, durability),
-            "evp": context.evp,
-        }
-        umoci = None
-        targets: tuple[tuple[str, float], ...] = (("bound", 0.90),)
-        # umoci always syncs the file; on tmpfs that costs nothing, elsewhere `none` has no peer.
-        if durability == "full" or context.filesystem == "tmpfs":
-            umoci = context.with_umoci(systems, put_umoci(context))
-            targets = (("umoci", 2.0), *targets)
-        yield Group(
-            "put one large file",
-            durability,
-            systems,
-            [Row("put one large file", "fastcas", umoci, "naive", "evp", targets)],
-            size=context.scale.large,
-        )
+    for durability in context.durabilities:
+        yield _put_large(context, durability)
+    if context.on_disk:
+        yield _put_large(context, "full", cold=True)
+
+
+def _put_large(context: Context, durability: str, *, cold: bool = False) -> Group:
+    systems: dict[str, System] = {
+        "fastcas": put_ours(context, durability, lambda: context.source, cold=cold),
+        "naive": put_naive(context, durability, cold=cold),
+        "evp": context.evp,
+    }
+    context.add_peers(systems, "put", lambda peer: put_peer(context, peer, cold=cold), durability)
+    targets = () if cold else (("umoci", 2.0), ("bound", 0.90))
+    row = Row("put one large file", "fastcas", "evp", targets)
+    cache = "cold" if cold else "warm"
+    return Group("put one large file", durability, systems, [row], context.scale.large, cache=cache)
 
 
 def put_reader(context: Context) -> Iterator[Group]:
-    for durability in ("full", "none"):
+    for durability in context.durabilities:
         systems = {
             "readinto": put_ours(context, durability, lambda: bed.ReadIntoSource(context.content)),
             "read": put_ours(context, durability, lambda: bed.ReadSource(context.content)),
@@ -97,8 +109,7 @@ def put_reader(context: Context) -> Iterator[Group]:
             "evp": context.evp,
         }
         rows = [
-            Row("put from a Python `readinto`", "readinto", None, "naive", "evp",
-                (("bound", 0.85),)),
-            Row("put from a Python `read(n)`", "read", None, "naive", "evp", (("bound", 0.85),)),
-        ]  # fmt: skip
+            Row("put from a Python `readinto`", "readinto", "evp", (("bound", 0.85),)),
+            Row("put from a Python `read(n)`", "read", "evp", (("bound", 0.85),)),
+        ]
         yield Group("put from a Python reader", durability, systems, rows, size=context.scale.large)

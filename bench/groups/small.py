@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 
 import bed
 import fastcas
-from groups import SMALL_BLOB, Context, Group, Row, System, expect
+from groups import SMALL_BLOB, Context, Group, Place, Row, System, expect
 from peers.naive import Store
+from peers.program import Program
 
 
 def put_small(context: Context) -> Iterator[Group]:
-    durable = context.filesystem != "tmpfs"
+    durable = context.on_disk
     count = context.scale.small_durable if durable else context.scale.small_memory
     content = context.content[: count * SMALL_BLOB]
     expect(len(content), count * SMALL_BLOB)
@@ -20,6 +21,7 @@ def put_small(context: Context) -> Iterator[Group]:
     digests = [bed.digest_of(blob) for blob in blobs]
     packed = context.base / "small"
     packed.write_bytes(content)
+    listing = context.listing("small", ((digest, SMALL_BLOB) for digest in digests))
 
     # Targets stay where they are: deleting many files slows ext4's creates down for a while.
     def ours(durability: str, *, together: bool = False) -> System:
@@ -52,58 +54,54 @@ def put_small(context: Context) -> Iterator[Group]:
 
         return run
 
-    def umoci() -> float:
-        root = bed.fresh(context.base)
-        context.call("create", root)
-        context.settle()
-        answer = context.call("put-small", root, packed, SMALL_BLOB)
-        expect(answer["digests"], digests)
-        return answer["ns"] / 1e9
+    def theirs(peer: Program) -> System:
+        def run() -> float:
+            root = bed.fresh(context.base)
+            peer.call("create", root)
+            context.settle()
+            answer = peer.call("put-pieces", root, listing, packed)
+            expect(answer["digests"], digests)
+            return answer["ns"] / 1e9
+
+        return run
+
+    def measured(durability: str, sync: str, systems: dict[str, System], *rows: Row) -> Group:
+        systems["naive"] = naive(sync)
+        context.add_peers(systems, "put-pieces", theirs, durability)
+        return Group("put 4 KiB one by one", durability, systems, list(rows), count=count)
 
     if durable:
-        systems = {
-            "full": ours("full"),
-            "batch": ours("batch"),
-            "together": ours("full", together=True),
-            "naive-full": naive("full"),
-            "naive-file": naive("file"),
-        }
-        peer = context.with_umoci(systems, umoci)
-        rows = [
-            Row("put 4 KiB one by one, file and directory synced (umoci: file)", "full", peer,
-                "naive-full", None, (("umoci", 1.0),)),
-            Row("put 4 KiB one by one, file synced, directory once at the end (umoci: file)",
-                "batch", peer, "naive-file", None, (("umoci", 1.0),)),
-            Row("put 4 KiB by one `put_blobs`, files and directory synced (umoci: file, one by one)",
-                "together", peer, "naive-full", None, (("umoci", 8.0),)),
-        ]  # fmt: skip
-        yield Group("put 4 KiB one by one", "full", systems, rows, count=count)
-    else:
-        systems = {
-            "none": ours("none"),
-            "together": ours("none", together=True),
-            "naive": naive("none"),
-        }
-        peer = context.with_umoci(systems, umoci)
-        rows = [
-            Row("put 4 KiB one by one", "none", peer, "naive", None, (("umoci", 2.0),)),
-            Row("put 4 KiB by one `put_blobs` (umoci: one by one)", "together", peer, "naive", None,
-                (("umoci", 4.0),)),
-        ]  # fmt: skip
-        yield Group("put 4 KiB one by one", "none", systems, rows, count=count)
+        yield measured(
+            "full", "full", {"full": ours("full"), "together": ours("full", together=True)},
+            Row("put 4 KiB one by one", "full", None, (("umoci", 1.0),)),
+            Row("put 4 KiB by one `put_blobs` (the peers: one by one)", "together", None,
+                (("umoci", 8.0),)),
+        )  # fmt: skip
+        yield measured(
+            "batch", "file", {"batch": ours("batch")},
+            Row("put 4 KiB one by one, directory synced once", "batch", None, (("umoci", 1.0),)),
+        )  # fmt: skip
+    yield measured(
+        "none", "none", {"none": ours("none"), "together": ours("none", together=True)},
+        Row("put 4 KiB one by one", "none", None, (("umoci", 2.0),)),
+        Row("put 4 KiB by one `put_blobs` (the peers: one by one)", "together", None,
+            (("umoci", 4.0),)),
+    )  # fmt: skip
 
 
 def get_small(context: Context) -> Iterator[Group]:
     count = context.scale.small_get
-    root = bed.fresh(context.base)
+    place = Place(bed.fresh(context.base))
+    root = place.layout
     cas = fastcas.create(root, durability="none")
+    packed = context.base / "small"
+    packed.write_bytes(context.content[: count * SMALL_BLOB])
     view = memoryview(context.content)
     digests = [
         cas.put_blob(view[at * SMALL_BLOB : (at + 1) * SMALL_BLOB]).digest for at in range(count)
     ]
     store = Store(root)
-    listing = context.base / "digests"
-    listing.write_text("".join(f"{digest}\n" for digest in digests))
+    listing = context.listing("small", ((digest, SMALL_BLOB) for digest in digests))
 
     def reader() -> float:
         total = 0
@@ -127,19 +125,24 @@ def get_small(context: Context) -> Iterator[Group]:
 
         return run
 
-    def umoci() -> float:
-        answer = context.call("get-small", root, listing)
-        expect(answer["size"], count * SMALL_BLOB)
-        return answer["ns"] / 1e9
+    def theirs(peer: Program) -> System:
+        own = place.filled(peer, "put-pieces", listing, packed)
+
+        def run() -> float:
+            answer = peer.call("get", own, listing)
+            expect(answer["size"], count * SMALL_BLOB)
+            return answer["ns"] / 1e9
+
+        return run
 
     systems = {
         "reader": reader,
         "read_blob": bytes_from(cas.read_blob),
         "naive": bytes_from(store.get_bytes),
     }
-    peer = context.with_umoci(systems, umoci)
+    context.add_peers(systems, "get", theirs)
     rows = [
-        Row(f"verified get, 4 KiB, {how}", name, peer, "naive", None, (("umoci", 3.0),))
+        Row(f"verified get, 4 KiB, {how}", name, None, (("umoci", 3.0), ("cacache", 1.0)))
         for name, how in (("read_blob", "`read_blob`"), ("reader", "`get_blob` and `read`"))
     ]
     yield Group("verified get, 4 KiB", "-", systems, rows, count=count)
