@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from groups.get import copy_out, get_large
 from groups.images import collect_images, walk_images
 from groups.index import index_update
 from groups.listing import list_blobs
+from groups.many import put_many
 from groups.put import put_large, put_reader
 from groups.sizes import get_sizes, put_sizes
 from groups.small import get_small, put_small
@@ -39,6 +41,7 @@ from table import markdown, rewrite_readme
 GROUPS: dict[str, Callable[[Context], Iterator[Group]]] = {
     "put-large": put_large,
     "put-reader": put_reader,
+    "put-many": put_many,
     "get-large": get_large,
     "copy": copy_out,
     "index": index_update,
@@ -196,6 +199,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
+    # Ended by `kill` or `timeout`, it must unmount as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     scale = SCALES[options.size]
     rounds = options.rounds or (1 if options.size == "small" else 7)
     filesystems = options.filesystems.split(",")

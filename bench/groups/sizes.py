@@ -23,8 +23,8 @@ PUT, GET = "put files one by one", "verified get, one by one"
 class Blobs:
     """Files of one size, and what they hold."""
 
-    def __init__(self, context: Context, size: int) -> None:
-        count = min(max(1, min(TOTAL, len(context.content)) // size), context.scale.sized)
+    def __init__(self, context: Context, size: int, total: int = TOTAL) -> None:
+        count = min(max(1, min(total, len(context.content)) // size), context.scale.sized)
         self.size = size
         self.total = count * size
         self.directory = bed.fresh(context.base)
@@ -61,9 +61,9 @@ def put_sizes(context: Context) -> Iterator[Group]:
     for blobs in _each_size(context):
         systems = {
             "fastcas": _put_ours(context, blobs, durability),
-            "naive": _put_naive(context, blobs, durability),
+            "naive": put_naive_files(context, blobs, durability),
         }
-        context.add_peers(systems, "put", _put_by(context, blobs), durability)
+        context.add_peers(systems, "put", put_by(context, blobs), durability)
         yield blobs.group(PUT, durability, systems)
 
 
@@ -82,7 +82,7 @@ def _put_ours(context: Context, blobs: Blobs, durability: str) -> System:
     return run
 
 
-def _put_naive(context: Context, blobs: Blobs, durability: str) -> System:
+def put_naive_files(context: Context, blobs: Blobs, durability: str) -> System:
     def run() -> float:
         root = bed.fresh(context.base)
         store = Store.create(root, sync=durability)
@@ -98,7 +98,7 @@ def _put_naive(context: Context, blobs: Blobs, durability: str) -> System:
     return run
 
 
-def _put_by(context: Context, blobs: Blobs):
+def put_by(context: Context, blobs: Blobs):
     def theirs(peer: Program) -> System:
         def run() -> float:
             root = bed.fresh(context.base)
