@@ -24,7 +24,7 @@ help:
 	@echo 'make test-arm     the ARM kernel, emulated (gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)'
 	@echo 'make bench        the benchmarks               bench-smoke: the same at small sizes'
 	@echo 'make bench-guard  ratios to baselines of the same run, against their floors'
-	@echo 'make bench-peers  beside umoci, pgzip (need Go) and a naive loop'
+	@echo 'make bench-peers  beside umoci, containerd, oras-go, ggcr (need Go), cacache (Rust), hashfs, dvc-data'
 	@echo 'make lint         ruff, mypy, stubtest, cython-lint, codespell'
 	@echo 'make annotate     what Cython made of the core: build/annotate/_core.html'
 	@echo 'make clean        remove what was built'
