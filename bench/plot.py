@@ -17,7 +17,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 import bed
 from groups.sizes import GET, PUT
@@ -34,8 +34,6 @@ STYLES = {
     "dvc-data": ("#8C7A00", "<"),
     "naive": ("#777777", ">"),
 }
-# Between two labels, as a factor: they would overlap nearer.
-GAP = 1.18
 
 
 def lines(records: list[dict]) -> dict[str, list[tuple[int, float]]]:
@@ -58,6 +56,7 @@ def draw(axes: Axes, records: list[dict], title: str) -> None:
     axes.set_yscale("log")
     sizes = [size for size, _ in series["fastcas"]]
     axes.set_xticks(sizes, [bed.binary_size(size) for size in sizes], rotation=45, ha="right")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: rate(value)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
@@ -68,14 +67,22 @@ def draw(axes: Axes, records: list[dict], title: str) -> None:
 
 
 def label(axes: Axes, ends: dict[str, tuple[int, float]]) -> None:
-    """Each system's name at the end of its line, moved up where the one below is too near."""
-    lowest = 0.0
-    for name, (size, value) in sorted(ends.items(), key=lambda item: item[1][1]):
-        lowest = max(value, lowest * GAP)
+    """Each system's name at the end of its line, moved where another one is too near."""
+    bottom, top = axes.get_ylim()
+    gap = (top / bottom) ** 0.045
+    names = sorted(ends, key=lambda name: ends[name][1])
+    heights = [ends[name][1] for name in names]
+    for place in range(1, len(heights)):
+        heights[place] = max(heights[place], heights[place - 1] * gap)
+    for place in reversed(range(len(heights))):
+        heights[place] = min(heights[place], top)
+        top = heights[place] / gap
+    for name, height in zip(names, heights, strict=True):
+        size, value = ends[name]
         axes.annotate(
-            name, (size, value), xytext=(size * 1.9, lowest), va="center", annotation_clip=False,
+            name, (size, value), xytext=(size * 1.9, height), va="center", annotation_clip=False,
             color=STYLES[name][0], weight="bold" if name == "fastcas" else "normal",
-            arrowprops={"arrowstyle": "-", "color": STYLES[name][0], "linewidth": 0.6},
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": STYLES[name][0], "linewidth": 0.6},
         )  # fmt: skip
 
 
