@@ -1,7 +1,7 @@
 """Fixtures of the benches; `pytest bench --benchmark-only`.
 
 Every id names filesystem, durability and size. FASTCAS_BENCH_SIZE=small shrinks all sizes to a
-smoke run of seconds, whose figures mean nothing; FASTCAS_BENCH_FILESYSTEMS=tmpfs,disk,ext4 picks.
+smoke run of seconds, whose figures mean nothing; FASTCAS_BENCH_FILESYSTEMS=tmpfs,disk,ext4,xfs picks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SIZES = (3 * bed.MIB + 2123,) if SMALL else (4 * bed.MIB, 512 * bed.MIB + 2123)
 ROUNDS = 2 if SMALL else 5
 SMALL_BLOBS = 20 if SMALL else 500
 LISTED = 1000 if SMALL else 100_000
-IMAGE = 128 * bed.MIB if SMALL else 4 * bed.GIB
+IMAGE = 320 * bed.MIB if SMALL else 4 * bed.GIB
 
 
 def _chosen_filesystems() -> tuple[str, ...]:

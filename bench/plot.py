@@ -78,11 +78,11 @@ def label(axes: Axes, ends: dict[str, tuple[int, float]]) -> None:
         heights[place] = min(heights[place], top)
         top = heights[place] / gap
     for name, height in zip(names, heights, strict=True):
-        size, value = ends[name]
+        (size, value), (colour, _) = ends[name], STYLES[name]
         axes.annotate(
             name, (size, value), xytext=(size * 1.9, height), va="center", annotation_clip=False,
-            color=STYLES[name][0], weight="bold" if name == "fastcas" else "normal",
-            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": STYLES[name][0], "linewidth": 0.6},
+            color=colour, weight="bold" if name == "fastcas" else "normal",
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "linewidth": 0.6},
         )  # fmt: skip
 
 
