@@ -92,25 +92,30 @@ def _loop_mounted(directory: Path, capacity: int, make: tuple[str, ...]) -> Iter
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     try:
-        _run(*make, os.fspath(image))
-        # Without direct I/O each byte would be copied once more on its way to the disk, into the
-        # page cache of the image.
-        device = _run("losetup", "--find", "--show", "--direct-io=on", os.fspath(image)).strip()
         try:
-            _run("mount", device, os.fspath(mounted))
-        finally:
-            _run("losetup", "--detach", device)  # once it isn't mounted any more
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise Unavailable(f"{make[0]} or its mount failed: {error}") from error
-    try:
+            _run(*make, os.fspath(image))
+            # Without direct I/O each byte would be copied once more on its way to the disk, into the
+            # page cache of the image.
+            device = _run("losetup", "--find", "--show", "--direct-io=on", os.fspath(image)).strip()
+            try:
+                _run("mount", device, os.fspath(mounted))
+            finally:
+                _run("losetup", "--detach", device)  # once it isn't mounted any more
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise Unavailable(f"{make[0]} or its mount failed: {error}") from error
         yield mounted
     finally:
-        for attempt in range(50):
-            if subprocess.run(["umount", os.fspath(mounted)], capture_output=True).returncode == 0:
-                break
-            time.sleep(0.1 * (attempt + 1))
-        else:
-            raise RuntimeError(f"{mounted} can't be unmounted; do it by hand")
+        if mounted.is_mount():  # also when it was interrupted right after mounting
+            _unmount(mounted)
+
+
+def _unmount(mounted: Path) -> None:
+    for attempt in range(10):
+        if subprocess.run(["umount", os.fspath(mounted)], capture_output=True).returncode == 0:
+            return
+        time.sleep(0.1 * attempt)
+    # After an error the traceback keeps files open: it goes with the process.
+    _run("umount", "--lazy", os.fspath(mounted))
 
 
 def _run(*argv: str) -> str:

@@ -199,8 +199,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    # Ended by `kill` or `timeout`, it must unmount as well.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, end)
     scale = SCALES[options.size]
     rounds = options.rounds or (1 if options.size == "small" else 7)
     filesystems = options.filesystems.split(",")
@@ -234,6 +233,12 @@ def main() -> int:
     if options.readme:
         rewrite_readme(table)
     return 0
+
+
+def end(*_: object) -> None:
+    """On SIGTERM: what is mounted must be unmounted, without being interrupted again."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
 
 
 def started(names: Sequence[str], stack: ExitStack) -> list[program.Program]:
