@@ -1,0 +1,138 @@
+"""Mutants: the store with one protection removed, in the process that asks for it.
+
+Nothing of this is in the package. A mutant is a patch of the package's Python, or something that a
+library does which is loaded before libc (shim.c), or both. A new one: a function with ``@mutant``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``what`` completes "the store …"; ``shim`` is a name in shim.c; ``patch`` runs in the child."""
+
+    what: str
+    shim: str | None
+    patch: Callable[[], None]
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(what: str, *, shim: str | None = None) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    def register(patch: Callable[[], None]) -> Callable[[], None]:
+        MUTANTS[patch.__name__.replace("_", "-")] = Mutant(what, shim, patch)
+        return patch
+
+    return register
+
+
+@cache
+def shim() -> Path:
+    """The compiled shim.c; kept in a temporary directory as long as this process lives."""
+    global _kept
+    _kept = tempfile.TemporaryDirectory(prefix="gates-")
+    library = Path(_kept.name, "shim.so")
+    source = Path(__file__).with_name("shim.c")
+    command = ["gcc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl", "-pthread"]
+    subprocess.run(command, check=True, timeout=60)
+    return library
+
+
+def environment(name: str | None) -> dict[str, str]:
+    """What a child needs in its environment for that mutant."""
+    if name is None or MUTANTS[name].shim is None:
+        return {}
+    return {"LD_PRELOAD": str(shim()), "GATES_SHIM": MUTANTS[name].shim}
+
+
+# ---- syncs
+
+
+@mutant("without fsync of files", shim="no-file-sync")
+def no_file_sync() -> None: ...
+
+
+@mutant("without fsync of directories", shim="no-directory-sync")
+def no_directory_sync() -> None: ...
+
+
+@mutant("that names a blob, then syncs it", shim="name-before-sync")
+def publish_before_sync() -> None: ...
+
+
+@mutant("that takes a stored blob without syncing it or its directory")
+def no_dedupe_sync() -> None:
+    from fastcas.dir.batch import Batch
+    from fastcas.dir.ingest import Ingest
+
+    found = False
+    fsync, claim, put, run = os.fsync, Ingest.claim, Ingest.put, Batch.run
+
+    def claiming(self, *arguments, **options):
+        nonlocal found
+        fd = claim(self, *arguments, **options)
+        found = found or fd >= 0
+        return fd
+
+    def beginning(call):
+        def begin(self, *arguments, **options):
+            nonlocal found
+            found = False
+            return call(self, *arguments, **options)
+
+        return begin
+
+    os.fsync = lambda fd: None if found else fsync(fd)
+    Ingest.claim = claiming
+    Ingest.put, Batch.run = beginning(put), beginning(run)
+
+
+@mutant("that doesn't sync the directories above a new blobs/<algorithm>")
+def no_new_directory_sync() -> None:
+    from fastcas.dir.durability import Durability
+
+    Durability._sync_directory = lambda self, directory, algorithm: self._root.sync(
+        directory, algorithm
+    )
+
+
+@mutant("that doesn't sync the directory in which a layout is made")
+def no_parent_sync() -> None:
+    from fastcas.dir import root
+
+    real = root._sync_directory
+    root._sync_directory = lambda path, fd: (path[0] in "./" and path != ".") or real(path, fd)
+
+
+@mutant("that writes the index, then makes durable what it names")
+def index_before_blobs() -> None:
+    from fastcas.dir.index import IndexFile
+
+    real = IndexFile._write
+
+    def write(self, raw, only_if=None):
+        waits = self._durability
+        waits.sync = lambda: None
+        try:
+            return real(self, raw, only_if)
+        finally:
+            del waits.sync
+            waits.sync()
+
+    IndexFile._write = write
+
+
+@mutant("whose gc removes before the index that allows it is durable")
+def gc_without_index_sync() -> None:
+    from fastcas.dir.sweep import _Witness
+
+    _Witness._sync = lambda self: None
