@@ -7,6 +7,7 @@ library does which is loaded before libc (shim.c), or both. A new one: a functio
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -69,31 +70,39 @@ def no_directory_sync() -> None: ...
 def publish_before_sync() -> None: ...
 
 
-@mutant("that takes a stored blob without syncing it or its directory")
-def no_dedupe_sync() -> None:
-    from fastcas.dir.batch import Batch
+@mutant("that takes a stored blob without syncing it", shim="no-found-file-sync")
+def no_found_file_sync() -> None: ...
+
+
+@mutant("that takes a stored blob without syncing its directory")
+def no_found_name_sync() -> None:
+    """In put_blob; put_blobs syncs the directory once for all."""
     from fastcas.dir.ingest import Ingest
 
     found = False
-    fsync, claim, put, run = os.fsync, Ingest.claim, Ingest.put, Batch.run
+    fsync, claim, put = os.fsync, Ingest.claim, Ingest.put
 
     def claiming(self, *arguments, **options):
         nonlocal found
         fd = claim(self, *arguments, **options)
-        found = found or fd >= 0
+        found = fd >= 0
         return fd
 
-    def beginning(call):
-        def begin(self, *arguments, **options):
-            nonlocal found
+    def putting(self, *arguments, **options):
+        nonlocal found
+        found = False
+        try:
+            return put(self, *arguments, **options)
+        finally:
             found = False
-            return call(self, *arguments, **options)
 
-        return begin
+    os.fsync = lambda fd: None if found and stat.S_ISDIR(os.fstat(fd).st_mode) else fsync(fd)
+    Ingest.claim, Ingest.put = claiming, putting
 
-    os.fsync = lambda fd: None if found else fsync(fd)
-    Ingest.claim = claiming
-    Ingest.put, Batch.run = beginning(put), beginning(run)
+
+@mutant("that takes a stored blob without any sync", shim="no-found-file-sync")
+def no_dedupe_sync() -> None:
+    no_found_name_sync()
 
 
 @mutant("that doesn't sync the directories above a new blobs/<algorithm>")

@@ -21,6 +21,9 @@ def noise(size: int, seed: object) -> bytes:
     return random.Random(str(seed)).randbytes(size)
 
 
+OLD = noise(2000, "old")
+
+
 class Writer:
     """An engine that tells what is done with it. ``seed`` makes its content its own."""
 
@@ -74,6 +77,30 @@ class Writer:
         for digest in digests:
             self.cas.delete_blob(digest)
 
+    def gc(self) -> None:
+        """Removes what nothing refers to, whatever its age."""
+        unused = [blob.digest for blob in self.cas.gc(grace=0, dry_run=True).deleted]
+        tell("deleting", self.level, unused)
+        self.cas.gc(grace=0)
+
+    def compress(self, content: bytes, scratch: fastcas.DirEngine) -> Digest:
+        """``scratch`` gets it first: the digest is known afterwards only."""
+        digest = scratch.put_blob(content, compress="gzip").digest
+        tell("storing", self.level, [digest])
+        self.cas.put_blob(content, compress="gzip")
+        tell("stored", self.level, [digest])
+        return digest
+
+    def copy(self, source: fastcas.DirEngine, name: str) -> None:
+        """An image of another layout."""
+        manifest = source.resolve_reference(name)[0][-1]
+        digests = [path[-1].digest for path in source.walk(manifest)]
+        tell("storing", self.level, digests)
+        tell("tagging", self.level, {name: manifest.digest})
+        fastcas.copy_image(source, name, self.cas)
+        tell("stored", self.level, digests)
+        tell("tagged", self.level, {name: manifest.digest})
+
     def sync(self) -> None:
         self.cas.sync()
         tell("synced", self.level)
@@ -87,6 +114,17 @@ def digest_of(source: Any, algorithm: str = "sha256") -> Digest:
     """Of a path or something like bytes; by hashlib."""
     content = source.read_bytes() if isinstance(source, Path) else bytes(source)
     return Digest.of(algorithm, hashlib.new(algorithm, content).hexdigest())
+
+
+def prepare(layout: str, images: list[str]) -> None:
+    """A new layout, durable: the blob OLD and some images."""
+    fastcas.create(layout).close()
+    writer = Writer(layout, "full", "prepared")
+    tell("created")
+    writer.put(OLD)
+    for image in images:
+        writer.image(image)
+    writer.close()
 
 
 def use_named_files() -> None:

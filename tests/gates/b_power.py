@@ -1,0 +1,192 @@
+"""Gate B: power failures on real filesystems.
+
+A writer works on a layout on a loop-mounted filesystem, and tells what it does. At some moment that
+filesystem is shut down without flushing its journal; then it is mounted again and checked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fastcas
+from fastcas import Descriptor
+from gates import child, disks
+from gates.child import tell
+from gates.harness import Gate, Run
+from gates.invariants import Content, Expected, check, recover, snapshot
+from gates.workloads import LAYER, OLD, Writer, digest_of, noise, prepare
+
+LEVELS = ("full", "batch", "none")
+CANARY = noise(5000, "canary")
+
+
+# ---- the writer
+
+
+def work(place: str, level: str, seed: int) -> None:
+    """All kinds of operations, in an order of their own, until it is stopped."""
+    chance = random.Random(seed)
+    with fastcas.open(f"{place}/source", durability="none") as source:
+        writer = Writer(f"{place}/layout", level, seed)
+        for turn in itertools.count():
+            for step in chance.sample(STEPS, len(STEPS)):
+                step(writer, source, f"{seed}-{turn}", chance)
+
+
+def put(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    writer.put(noise(chance.choice([0, 10, 4000, 70_000]), turn))
+
+
+def put_buffer(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    writer.put(bytearray(noise(chance.choice([100, 300_000]), (turn, "buffer"))))
+
+
+def put_512(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    writer.put(noise(3000, turn), algorithm="sha512")
+
+
+def put_large(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    writer.put(noise(2_500_000, (turn, "large")))
+
+
+def put_blobs(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    writer.put_blobs([OLD, *(noise(chance.choice([20, 5000, 90_000]), (turn, n)) for n in range(8))])
+
+
+def put_found(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    """What another writer has just put, without a sync."""
+    content = noise(chance.choice([500, 80_000]), (turn, "found"))
+    other = Writer(writer.cas.path, "none")
+    other.put(content)
+    other.close()
+    writer.put(content)
+
+
+def put_image(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    writer.image("image")
+
+
+def tag(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    content = noise(900, (turn, "tagged"))
+    writer.tag({"blob": Descriptor(LAYER, writer.put(content), len(content)), "one": None})
+
+
+def delete(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    writer.delete(digest_of(OLD))
+
+
+def gc(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    writer.gc()
+
+
+def compress(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    writer.compress(noise(3000, turn) * 30, source)
+
+
+def copy(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    writer.copy(source, "copied")
+
+
+def sync(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    writer.sync()
+
+
+def create(writer: Writer, source: fastcas.DirEngine, turn: str, chance: random.Random) -> None:
+    path = Path(writer.cas.path).with_name(f"made-{turn}") / "layout"
+    fastcas.create(path, durability=writer.level).close()
+    if writer.level != "none":
+        tell("made", str(path))
+
+
+Step = Callable[[Writer, fastcas.DirEngine, str, random.Random], None]
+STEPS: list[Step] = [
+    put,
+    put_buffer,
+    put_512,
+    put_large,
+    put_blobs,
+    put_found,
+    put_image,
+    tag,
+    delete,
+    gc,
+    compress,
+    copy,
+    sync,
+    create,
+]
+
+
+# ---- the gate
+
+
+def run(gate: Run) -> None:
+    images = {}
+    for kind in disks.KINDS:
+        image = images[kind] = gate.place / f"{kind.name}.img"
+        disks.make(kind, image)
+        with disks.Mounted(kind, image, gate.place / "disk") as disk:
+            (disk.path / "canary").write_bytes(CANARY)
+            child.start(prepare, disk.path / "source", ["copied"]).communicate()
+            output, _ = child.start(prepare, disk.path / "layout", ["one", "two"]).communicate()
+    events = list(child.events(output))
+    for _ in range(gate.pick(2, 40)):
+        for kind, level in itertools.product(disks.KINDS, LEVELS):
+            disks.copy(images[kind], gate.place / "image")
+            fail_power(gate, kind, level, events)
+
+
+def fail_power(gate: Run, kind: disks.Kind, level: str, events: list[list[Any]]) -> None:
+    gate.trials += 1
+    place = gate.place
+    seed, after = gate.random.randrange(1 << 30), gate.random.randrange(1, 60)
+    name = f"{kind.name}, {level}, seed {seed}, after {after} events"
+    mounted = disks.Mounted(kind, place / "image", place / "disk")
+    with mounted as disk:
+        options = {"mutant": gate.mutant, "stderr": subprocess.PIPE}
+        with child.start(work, disk.path, level, seed, **options) as writer:
+            output = b"".join(itertools.islice(writer.stdout, after))
+            time.sleep(gate.random.choice([0, 0, 0.0002, 0.001, 0.005]))
+            ended = writer.poll()
+            disk.cut(writer, place / "left")
+            gate.faults += 1
+            rest, errors = writer.communicate()
+    mounted.keep(place / "left")
+    if ended is not None:
+        gate.violate(f"{name}: the writer ended by itself: {errors.decode()[-300:]}")
+    told = list(child.events(output + rest))
+    expected = Expected()
+    expected.feed(events)
+    expected.feed(event for event in told if event[0] != "made")
+    with disks.Mounted(kind, place / "left", place / "disk") as disk:
+        layout = disk.path / "layout"
+        problems = list(check(snapshot(layout), expected)) or list(recover(layout, expected))
+        if (disk.path / "canary").read_bytes() != CANARY:
+            problems.append("the file beside the layout was changed")
+        for path in (Path(event[1]) for event in told if event[0] == "made"):
+            problems += check_made(path)
+        gate.check(name, problems)
+    (place / "left").unlink()
+    (place / "image").unlink(missing_ok=True)
+
+
+def check_made(path: Path) -> list[str]:
+    expected = Expected()
+    expected.feed([["created"]])
+    tree: dict[str, Content | None] = snapshot(path) if path.is_dir() else {}
+    return [f"{path.parent.name}: {problem}" for problem in check(tree, expected)]
+
+
+GATE = Gate(
+    letter="B",
+    title="power failures, on ext4, XFS and btrfs",
+    run=run,
+    mutants=("no-file-sync", "no-directory-sync", "no-dedupe-sync"),
+    missing=disks.missing,
+)
