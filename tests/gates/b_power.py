@@ -151,7 +151,7 @@ def fail_power(gate: Run, kind: disks.Kind, level: str, events: list[list[Any]])
     with mounted as disk:
         options = {"mutant": gate.mutant, "stderr": subprocess.PIPE}
         with child.start(work, disk.path, level, seed, **options) as writer:
-            output = b"".join(itertools.islice(writer.stdout, after))
+            output = child.wait_for_events(writer, after)
             time.sleep(gate.random.choice([0, 0, 0.0002, 0.001, 0.005]))
             ended = writer.poll()
             disk.cut(writer, place / "left")

@@ -44,7 +44,16 @@ def start(
     """Starts it, ``prefix`` before its command; its pipes are standard input and output."""
     line, environment = command(function, *arguments, mutant=mutant)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, **options}
-    return subprocess.Popen([*prefix, *line], env=environment, **pipes)
+    return subprocess.Popen([*prefix, *line], env=environment, bufsize=0, **pipes)
+
+
+def wait_for_events(process: subprocess.Popen[bytes], count: int) -> bytes:
+    """Its output until it has told so many events, or has ended. ``communicate`` gives the rest."""
+    assert process.stdout is not None
+    output = b""
+    while output.count(b"\n") < count and (piece := process.stdout.read(1 << 16)):
+        output += piece
+    return output
 
 
 def tell(*event: Any) -> None:

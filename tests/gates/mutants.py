@@ -6,10 +6,13 @@ library does which is loaded before libc (shim.c), or both. A new one: a functio
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -145,3 +148,56 @@ def gc_without_index_sync() -> None:
     from fastcas.dir.sweep import _Witness
 
     _Witness._sync = lambda self: None
+
+
+# ---- names and locks
+
+
+@mutant("that writes a blob under its name")
+def put_in_place() -> None:
+    from fastcas import Digest, PutResult
+    from fastcas.dir.ingest import Ingest
+
+    def put(self, source, *, algorithm, **_):
+        content = bytes(source)
+        digest = Digest.of(algorithm, hashlib.new(algorithm, content).hexdigest())
+        with open(self._root.join(f"blobs/{algorithm}/{digest.encoded}"), "wb", buffering=0) as file:
+            file.write(content[: len(content) // 2])
+            file.write(content[len(content) // 2 :])
+        return PutResult(digest, len(content))
+
+    Ingest.put = put
+
+
+@mutant("without locks", shim="no-lock")
+def no_lock() -> None: ...
+
+
+@mutant("that makes a named temporary file, then locks it")
+def lock_after_create() -> None:
+    import fcntl
+
+    from fastcas.dir.temp import Temp
+
+    real, flock = Temp._open, fcntl.flock
+
+    def opening(self):
+        self._lock.shared = contextlib.nullcontext
+        try:
+            real(self)
+        finally:
+            del self._lock.shared
+
+    def late(fd, operation):
+        time.sleep(0.0005)
+        flock(fd, operation)
+
+    Temp._open = opening
+    fcntl.flock = late
+
+
+@mutant("whose clean takes the files of the living")
+def clean_takes_all() -> None:
+    from fastcas.dir import clean
+
+    clean._take_flock = lambda fd: True

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -42,6 +43,11 @@ int fsync(int fd)
     if (!directory && is("no-found-file-sync") && was_found(fd))
         return 0;
     return REAL(fsync)(fd);
+}
+
+int flock(int fd, int operation)
+{
+    return is("no-lock") ? 0 : REAL(flock)(fd, operation);
 }
 
 int linkat(int from, const char *path, int to, const char *name, int flags)
