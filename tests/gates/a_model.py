@@ -13,11 +13,11 @@ from pathlib import Path
 
 import fastcas
 from fastcas import Descriptor
-from gates import child, trace
+from gates import child
 from gates.child import tell
 from gates.harness import Gate, Run
-from gates.invariants import Expected, Tree, check, recover, snapshot
-from gates.simfs import Disk
+from gates.invariants import Expected, Tree, check, recover
+from gates.replay import crashes, within
 from gates.workloads import LAYER, OLD, Writer, digest_of, noise, prepare, use_named_files
 
 LEVELS = ("full", "batch", "none")
@@ -155,6 +155,16 @@ OPERATIONS: list[Callable[[str, str], None]] = [
 ]
 
 
+#: The operation that shows a mutant soonest.
+FIRST = {
+    "no-new-directory-sync": put,
+    "no-found-file-sync": put_again,
+    "no-found-name-sync": put_again,
+    "index-before-blobs": update_index,
+    "gc-without-index-sync": gc,
+}
+
+
 # ---- the gate
 
 
@@ -164,63 +174,27 @@ def run(gate: Run) -> None:
     child.start(prepare, prepared / "source", ["copied"]).communicate()
     output, _ = child.start(prepare, prepared / "layout", ["one", "two"]).communicate()
     events = list(child.events(output))
-    for operation in OPERATIONS:
+    first = FIRST.get(gate.mutant or "")
+    for operation in sorted(OPERATIONS, key=lambda operation: operation is not first):
         for level in LEVELS:
+            gate.trials += 1
             place = gate.place / "place"
             shutil.copytree(prepared, place)
             expected = Expected()
             if operation is not create:
                 expected.feed(events)
-            replay(gate, operation, level, place, expected)
+            layout = "new/layout" if operation is create else "layout"
+            for call, tree in crashes(gate, place, expected, operation, place, level):
+                name = f"{operation.__name__} at {level}, after {call}"
+                gate.check(name, judge(gate, within(tree, layout), expected))
             shutil.rmtree(place)
 
 
-def replay(
-    gate: Run, operation: Callable[..., None], level: str, place: Path, expected: Expected
-) -> None:
-    """One operation at one level: traced, then each state after each call."""
-    gate.trials += 1
-    name = f"{operation.__name__} at {level}"
-    disk = Disk(place)
-    before = snapshot(place)
-    layout = "new/layout" if operation is create else "layout"
-    trace_file = gate.place / "trace"
-    process = child.start(operation, place, level, mutant=gate.mutant, prefix=trace.strace(trace_file))
-    process.communicate()
-    if process.returncode:
-        gate.violate(f"{name}: exit {process.returncode}")
-    seen: set[int] = set()
-    version = -1
-    for call in trace.parse(trace_file):
-        if call.name == "write" and call.arguments[0] == "1":
-            if call.result is not None:
-                expected.feed(child.events(trace.string(call.arguments[1])))
-                version, seen = -1, set()
-        else:
-            disk.apply(call)
-        if disk.version == version:
-            continue
-        version = disk.version
-        gate.faults += 1
-        for tree in disk.crashes(gate.random):
-            key = hash(tuple((path, id(content)) for path, content in tree.items()))
-            if key not in seen:
-                seen.add(key)
-                judge(gate, f"{name}, after {call.name}", tree, layout, before, expected)
-    if disk.touched_outside:
-        gate.violate(f"{name}: touched {disk.touched_outside[0]!r}")
-
-
-def judge(gate: Run, name: str, tree: Tree, layout: str, before: Tree, expected: Expected) -> None:
-    inside = {
-        path.removeprefix(f"{layout}/"): content
-        for path, content in tree.items()
-        if path.startswith(f"{layout}/")
-    }
-    problems = list(check(inside, expected))
+def judge(gate: Run, tree: Tree, expected: Expected) -> list[str]:
+    problems = list(check(tree, expected))
     if gate.states % EVERY == 0 and expected.created and not expected.loose and not problems:
-        problems += go_on(gate.place / "crashed", inside, expected)
-    gate.check(name, problems)
+        problems += go_on(gate.place / "crashed", tree, expected)
+    return problems
 
 
 def go_on(place: Path, tree: Tree, expected: Expected) -> list[str]:

@@ -11,6 +11,7 @@ import random
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,53 +128,83 @@ STEPS: list[Step] = [
 
 
 def run(gate: Run) -> None:
-    images = {}
-    for kind in disks.KINDS:
-        image = images[kind] = gate.place / f"{kind.name}.img"
-        disks.make(kind, image)
-        with disks.Mounted(kind, image, gate.place / "disk") as disk:
-            (disk.path / "canary").write_bytes(CANARY)
-            child.start(prepare, disk.path / "source", ["copied"]).communicate()
-            output, _ = child.start(prepare, disk.path / "layout", ["one", "two"]).communicate()
-    events = list(child.events(output))
+    images = {kind: prepare_image(gate, kind) for kind in disks.KINDS}
     for _ in range(gate.pick(2, 40)):
         for kind, level in itertools.product(disks.KINDS, LEVELS):
-            disks.copy(images[kind], gate.place / "image")
-            fail_power(gate, kind, level, events)
+            gate.trials += 1
+            image, events = images[kind]
+            seed, after = gate.random.randrange(1 << 30), gate.random.randrange(1, 60)
+            wait = gate.random.choice([0, 0, 0.0002, 0.001, 0.005])
+            name = f"{kind.name}, {level}, seed {seed}, after {after} events"
+            failed = fail_power(gate, kind, image, after, wait, work, gate.place / "disk", level, seed)
+            judge(gate, name, failed, events)
 
 
-def fail_power(gate: Run, kind: disks.Kind, level: str, events: list[list[Any]]) -> None:
-    gate.trials += 1
-    place = gate.place
-    seed, after = gate.random.randrange(1 << 30), gate.random.randrange(1, 60)
-    name = f"{kind.name}, {level}, seed {seed}, after {after} events"
-    mounted = disks.Mounted(kind, place / "image", place / "disk")
-    with mounted as disk:
-        options = {"mutant": gate.mutant, "stderr": subprocess.PIPE}
-        with child.start(work, disk.path, level, seed, **options) as writer:
+def prepare_image(gate: Run, kind: disks.Kind) -> tuple[Path, list[list[Any]]]:
+    """A new filesystem with two layouts and a file beside them, and what was told of "layout"."""
+    image = gate.place / f"{kind.name}.img"
+    disks.make(kind, image)
+    with disks.Mounted(kind, image, gate.place / "disk") as disk:
+        (disk.path / "canary").write_bytes(CANARY)
+        child.start(prepare, disk.path / "source", ["copied"]).communicate()
+        output, _ = child.start(prepare, disk.path / "layout", ["one", "two"]).communicate()
+    return image, list(child.events(output))
+
+
+@dataclass
+class Failed:
+    """A disk after a power failure, what its writer had told, and how that ended before, if it did."""
+
+    kind: disks.Kind
+    image: Path
+    told: list[list[Any]]
+    ended: str | None
+
+
+def fail_power(
+    gate: Run,
+    kind: disks.Kind,
+    image: Path,
+    after: int,
+    wait: float,
+    function: Callable[..., Any],
+    *arguments: Any,
+    steps: bool = False,
+) -> Failed:
+    """A child calls the function while a copy of ``image`` is mounted at "disk"; the power fails
+    ``wait`` seconds after so many events."""
+    here, left = gate.place / "image", gate.place / "left"
+    disks.copy(image, here)
+    mounted = disks.Mounted(kind, here, gate.place / "disk")
+    with mounted:
+        options = {"mutant": gate.mutant, "steps": steps, "stderr": subprocess.PIPE}
+        with child.start(function, *arguments, **options) as writer:
             output = child.wait_for_events(writer, after)
-            time.sleep(gate.random.choice([0, 0, 0.0002, 0.001, 0.005]))
+            time.sleep(wait)
             ended = writer.poll()
-            disk.cut(writer, place / "left")
+            mounted.cut(writer, left)
             gate.faults += 1
             rest, errors = writer.communicate()
-    mounted.keep(place / "left")
-    if ended is not None:
-        gate.violate(f"{name}: the writer ended by itself: {errors.decode()[-300:]}")
-    told = list(child.events(output + rest))
+    mounted.keep(left)
+    here.unlink(missing_ok=True)
+    said = None if ended is None else f"the writer ended by itself: {errors.decode()[-300:]}"
+    return Failed(kind, left, list(child.events(output + rest)), said)
+
+
+def judge(gate: Run, name: str, failed: Failed, events: list[list[Any]]) -> None:
     expected = Expected()
     expected.feed(events)
-    expected.feed(event for event in told if event[0] != "made")
-    with disks.Mounted(kind, place / "left", place / "disk") as disk:
+    expected.feed(event for event in failed.told if event[0] != "made")
+    with disks.Mounted(failed.kind, failed.image, gate.place / "disk") as disk:
         layout = disk.path / "layout"
-        problems = list(check(snapshot(layout), expected)) or list(recover(layout, expected))
+        problems = [] if failed.ended is None else [failed.ended]
+        problems += list(check(snapshot(layout), expected)) or list(recover(layout, expected))
         if (disk.path / "canary").read_bytes() != CANARY:
             problems.append("the file beside the layout was changed")
-        for path in (Path(event[1]) for event in told if event[0] == "made"):
+        for path in (Path(event[1]) for event in failed.told if event[0] == "made"):
             problems += check_made(path)
         gate.check(name, problems)
-    (place / "left").unlink()
-    (place / "image").unlink(missing_ok=True)
+    failed.image.unlink()
 
 
 def check_made(path: Path) -> list[str]:

@@ -79,6 +79,7 @@ class Expected:
 
     def __init__(self) -> None:
         self.created = False
+        self.last = ""  # kind of event
         self.durable: set[str] = set()  # must be there
         self.loose: set[str] = set()  # put at "none": may be anything after a crash
         self.names: dict[str, set[str | None]] = {}  # what each entry of the index may lead to
@@ -88,6 +89,7 @@ class Expected:
     def feed(self, events: Iterable[list[Any]]) -> None:
         for kind, *facts in events:
             getattr(self, f"_{kind}")(*facts)
+            self.last = kind
 
     def _created(self) -> None:
         self.created = True

@@ -51,11 +51,12 @@ def shim() -> Path:
     return library
 
 
-def environment(name: str | None) -> dict[str, str]:
-    """What a child needs in its environment for that mutant."""
-    if name is None or MUTANTS[name].shim is None:
+def environment(name: str | None, *, steps: bool = False) -> dict[str, str]:
+    """What a child needs in its environment for that mutant, and for stops at steps."""
+    chosen = None if name is None else MUTANTS[name].shim
+    if chosen is None and not steps:
         return {}
-    return {"LD_PRELOAD": str(shim()), "GATES_SHIM": MUTANTS[name].shim}
+    return {"LD_PRELOAD": str(shim()), "GATES_SHIM": chosen or ""}
 
 
 # ---- syncs
