@@ -21,9 +21,8 @@ from gates import child, disks
 from gates.child import tell
 from gates.harness import Gate, Run
 from gates.invariants import Content, Expected, check, recover, snapshot
-from gates.workloads import LAYER, OLD, Writer, digest_of, noise, prepare
+from gates.workloads import LAYER, LEVELS, OLD, Writer, digest_of, noise, prepare
 
-LEVELS = ("full", "batch", "none")
 CANARY = noise(5000, "canary")
 
 

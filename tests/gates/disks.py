@@ -26,6 +26,10 @@ class Kind:
     options: str = "loop"
     has_shutdown: bool = True
 
+    @property
+    def type(self) -> str:
+        return self.name.split()[0]
+
 
 MIB = 1 << 20
 KINDS = (
@@ -46,7 +50,12 @@ def missing() -> str | None:
         return f"not installed: {', '.join(lacking)}"
     if not Path("/dev/loop-control").exists():
         return "no loop devices"
-    return None
+    if modprobe := shutil.which("modprobe", path=_PATH):
+        for kind in KINDS:
+            subprocess.run([modprobe, "-q", kind.type], check=False)
+    known = Path("/proc/filesystems").read_text().split()
+    unknown = sorted({kind.type for kind in KINDS} - set(known))
+    return f"this kernel has no {', '.join(unknown)}" if unknown else None
 
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -66,7 +75,7 @@ class Mounted:
 
     def __enter__(self) -> Mounted:
         self.path.mkdir(exist_ok=True)
-        _run("mount", "-t", self.kind.name.split()[0], "-o", self.kind.options, self.image, self.path)
+        _run("mount", "-t", self.kind.type, "-o", self.kind.options, self.image, self.path)
         return self
 
     def __exit__(self, *_: object) -> None:

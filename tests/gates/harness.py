@@ -17,6 +17,9 @@ T = TypeVar("T")
 #: A run of the store as it is shows so many violations at most: then it is clear that it is broken.
 MOST_VIOLATIONS = 20
 
+#: Bytes that a gate may need in its directory.
+ROOM = 1 << 30
+
 
 class Violated(Exception):
     """Ends a run that has shown what there is to show."""
@@ -120,7 +123,8 @@ def run_gate(gate: Gate, *, soak: bool, seed: int, chosen: str | None = None) ->
 def _run_once(gate: Gate, soak: bool, seed: int, mutant: str | None) -> Run:
     # In memory: most gates don't care, and those that do make filesystems of their own.
     memory = Path("/dev/shm")
-    place = Path(tempfile.mkdtemp(prefix="gate-", dir=memory if memory.is_dir() else None))
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > ROOM
+    place = Path(tempfile.mkdtemp(prefix="gate-", dir=memory if roomy else None))
     run = Run(place, soak, seed, mutant)
     try:
         gate.run(run)

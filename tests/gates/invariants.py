@@ -101,11 +101,11 @@ class Expected:
     def _stored(self, level: str, digests: list[str]) -> None:
         if level == "full":
             self._endure(digests)
-        elif level == "batch":
+        elif level != "none":
             self._waiting |= set(digests)
 
     def _synced(self, level: str) -> None:
-        if level == "batch":
+        if level not in ("full", "none"):
             self._endure(self._waiting)
             self._waiting = set()
 

@@ -46,7 +46,7 @@ def crashes(
             continue
         version = disk.version
         gate.faults += 1
-        for tree in disk.crashes(gate.random):
+        for tree in disk.crashes(gate.random, gate.pick(64, 1024)):
             key = hash(tuple((path, id(content)) for path, content in tree.items()))
             if key not in seen:
                 seen.add(key)

@@ -9,6 +9,7 @@ all. sync_file_range promises nothing. Files and directories that were there bef
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import re
@@ -18,10 +19,6 @@ from pathlib import Path
 
 from gates.invariants import Content
 from gates.trace import Call, string, vector
-
-#: Of so many changes of names that may be lost every subset is tried; of more, a sample.
-ALL_SUBSETS = 6
-SAMPLE = 48
 
 
 class Unmodelled(Exception):
@@ -90,6 +87,7 @@ class Disk:
         self.touched_outside: list[str] = []
         self._changes: list[Change] = []  # the oldest is not durable
         self._fds: dict[int, Opened] = {}
+        self._files: list[File] = []  # those that were made, for syncfs
         self._syncing: dict[int, list[tuple[File, int, Content] | Change]] = {}  # by thread
 
     def _read(self, path: Path, parent: Directory | None) -> Directory:
@@ -136,7 +134,7 @@ class Disk:
 
     def _covered(self, call: Call) -> list[tuple[File, int, Content] | Change]:
         if call.name in ("sync", "syncfs"):
-            raise Unmodelled(call.name)
+            return [*((file, file.version, file.data) for file in self._files), *self._changes]
         node = self._node(call.arguments[0])
         if isinstance(node, File):
             return [(node, node.version, node.data)]
@@ -160,15 +158,19 @@ class Disk:
             directory, name = place
             node = directory if name == "." else directory.names.get(name)
             if "O_TMPFILE" in flags:
-                node = File(Content(b""), None)
+                node = self._new_file()
             elif node is None:  # it opened, so it was made
-                node = File(Content(b""), None)
+                node = self._new_file()
                 self._change((directory, name, node))
             elif "O_TRUNC" in flags and isinstance(node, File):
                 node.set(b"")
         elif "O_WRONLY" in flags or "O_RDWR" in flags:
             self._note_outside(path)
         self._fds[result] = Opened(node, append="O_APPEND" in flags)
+
+    def _new_file(self) -> File:
+        self._files.append(File(Content(b""), None))
+        return self._files[-1]
 
     def _openat2(self, result: int, dirfd: str, path: str, how: str, size: str) -> None:
         self._openat(result, dirfd, path, how)
@@ -350,10 +352,11 @@ class Disk:
 
     # ---- crashes
 
-    def crashes(self, chance: random.Random) -> Iterator[Directory | dict[str, Content | None]]:
-        """The trees that a crash now may leave, by paths relative to the base."""
+    def crashes(self, chance: random.Random, most: int) -> Iterator[dict[str, Content | None]]:
+        """The trees that a crash now may leave, by paths relative to the base: for each subset of the
+        changes of names, and each outcome of the files, or for a sample of about ``most`` of each."""
         pending = [change for change in self._changes if not change.durable]
-        if len(pending) <= ALL_SUBSETS:
+        if 1 << len(pending) <= most:
             subsets: list[Sequence[Change]] = [
                 chosen
                 for count in range(len(pending) + 1)
@@ -362,11 +365,13 @@ class Disk:
         else:
             subsets = [[], pending, *([c] for c in pending)]
             subsets += [[d for d in pending if d is not c] for c in pending]
-            subsets += [[c for c in pending if chance.random() < 0.5] for _ in range(SAMPLE)]
+            subsets += [[c for c in pending if chance.random() < 0.5] for _ in range(most)]
         for subset in subsets:
-            yield from self._trees(set(subset), chance)
+            yield from self._trees(set(subset), chance, most)
 
-    def _trees(self, kept: set[Change], chance: random.Random) -> Iterator[dict[str, Content | None]]:
+    def _trees(
+        self, kept: set[Change], chance: random.Random, most: int
+    ) -> Iterator[dict[str, Content | None]]:
         names: dict[Directory, dict[str, File | Directory]] = {}
 
         def names_of(directory: Directory) -> dict[str, File | Directory]:
@@ -392,10 +397,11 @@ class Disk:
                         loose.setdefault(node, []).append(prefix + name)
         yield tree
         outcomes = [file.outcomes() for file in loose]
-        combinations = list(itertools.islice(itertools.product(*outcomes), 1, SAMPLE))
-        if len(combinations) == SAMPLE - 1:  # then without the last ones: some of any kind
-            combinations = [[chance.choice(some) for some in outcomes] for _ in range(SAMPLE)]
-            combinations += [[some[min(n, len(some) - 1)] for some in outcomes] for n in range(1, 4)]
+        if math.prod(map(len, outcomes)) <= most:
+            combinations: list[Sequence[Content]] = list(itertools.product(*outcomes))[1:]
+        else:
+            combinations = [[some[min(n, len(some) - 1)] for some in outcomes] for n in range(1, 4)]
+            combinations += [[chance.choice(some) for some in outcomes] for _ in range(most)]
         for combination in combinations:
             changed = dict(tree)
             for paths, content in zip(loose.values(), combination, strict=True):
