@@ -44,7 +44,7 @@ def work(layout: str, level: str, seed: int, named: bool) -> None:
             writer.put(content[:100_000])
             writer.put(bytearray(content[:100_000]))  # which is there
         else:
-            writer.delete(writer.put(bytearray(content) + b"to go"))
+            writer.delete(writer.put(bytearray(content + b"to go, %d" % seed)))
 
 
 def clean(layout: str) -> None:
@@ -88,6 +88,7 @@ def kill_round(gate: Run, layout: Path, level: str) -> None:
             failures.append(f"writer {seed} ended by itself: {errors.decode()[-300:]}")
         for kind, told, *facts in child.events(output + rest):
             expected.feed([[kind, "full" if told == "none" else told, *facts]])
+        expected.feed([["died"]])
     _, errors = cleaner.communicate()
     if cleaner.returncode:
         failures.append(f"clean failed: {errors.decode()[-300:]}")

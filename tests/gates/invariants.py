@@ -74,7 +74,8 @@ class Expected:
     ``tagging`` LEVEL {NAME: DIGEST}   is about to change these entries of the index; null: removed
     ``tagged`` LEVEL {NAME: DIGEST}    that has returned
     ``deleting`` LEVEL DIGESTS         is about to delete them, or to collect them
-    Writers with blobs and names of their own may share an Expected.
+    ``died``                           the writer has ended without a close
+    Writers with blobs and names of their own may share an Expected, one after the other.
     """
 
     def __init__(self) -> None:
@@ -127,6 +128,9 @@ class Expected:
         self._waiting -= set(digests)
         if level == "none":
             self.loose |= set(digests)
+
+    def _died(self) -> None:
+        self._waiting = set()
 
     def _endure(self, digests: Iterable[str]) -> None:
         self.durable |= set(digests)
