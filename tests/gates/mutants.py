@@ -202,3 +202,28 @@ def clean_takes_all() -> None:
     from fastcas.dir import clean
 
     clean._take_flock = lambda fd: True
+
+
+# ---- gc
+
+
+@mutant("that doesn't mark a stored blob as used when it takes it")
+def found_but_not_marked() -> None:
+    utime = os.utime
+    os.utime = lambda path, *times, **options: (
+        None if type(path) is int else utime(path, *times, **options)
+    )
+
+
+@mutant("whose gc ignores how old a blob is")
+def grace_ignored() -> None:
+    from fastcas.results import StoredBlob
+
+    StoredBlob.is_unused = lambda self, start, grace: True
+
+
+@mutant("whose gc doesn't look at the index again under the lock")
+def gc_without_index_check() -> None:
+    from fastcas.dir.sweep import _Witness
+
+    _Witness.holds = lambda self: True

@@ -16,13 +16,14 @@
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 /* ---- steps: a thread that has called gates_arm(n, kinds) stops before its nth call of these kinds, until
-   gates_release() is called by another; gates_stopped says whether it has. */
+   gates_release() is called by another; gates_stopped says whether it has, gates_in_flock how many threads
+   are waiting for a lock, or just taking it. */
 
 enum { CALL = 1, LOCK = 2 };
 
 static __thread int steps_left, step_kinds;
 static sem_t go;
-volatile int gates_stopped;
+volatile int gates_stopped, gates_in_flock;
 
 void gates_arm(int steps, int kinds)
 {
@@ -83,8 +84,15 @@ int fsync(int fd)
 
 int flock(int fd, int operation)
 {
+    int status;
+
     step(LOCK);
-    return is("no-lock") ? 0 : REAL(flock)(fd, operation);
+    if (is("no-lock"))
+        return 0;
+    __sync_add_and_fetch(&gates_in_flock, 1);
+    status = REAL(flock)(fd, operation);
+    __sync_sub_and_fetch(&gates_in_flock, 1);
+    return status;
 }
 
 int linkat(int from, const char *path, int to, const char *name, int flags)

@@ -43,3 +43,29 @@ def stopped(function: Callable[[], object], step: int, kinds: int) -> Iterator[b
         thread.join()
     if failures:
         raise failures[0]
+
+
+def run_or_wait(function: Callable[[], object]) -> Callable[[], None]:
+    """Calls ``function`` in a thread until it ends or waits for a lock. What is returned waits for its
+    end, and raises what it raised."""
+    waiting = ctypes.c_int.in_dll(ctypes.CDLL(None), "gates_in_flock")
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            function()
+        except BaseException as error:
+            failures.append(error)
+
+    def finish() -> None:
+        thread.join()
+        if failures:
+            raise failures[0]
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    seen = 0
+    while thread.is_alive() and seen < 10:  # who takes a free lock isn't seen so often
+        time.sleep(0.0003)
+        seen = seen + 1 if waiting.value else 0
+    return finish
