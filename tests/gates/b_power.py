@@ -128,7 +128,7 @@ STEPS: list[Step] = [
 
 def run(gate: Run) -> None:
     images = {kind: prepare_image(gate, kind) for kind in disks.KINDS}
-    for _ in range(gate.pick(2, 40)):
+    for _ in range(gate.rounds(2, 40)):
         for kind, level in itertools.product(disks.KINDS, LEVELS):
             gate.trials += 1
             image, events = images[kind]

@@ -57,7 +57,7 @@ def clean(layout: str) -> None:
 
 
 def run(gate: Run) -> None:
-    for number in range(gate.pick(12, 150)):
+    for number in range(gate.rounds(12, 150)):
         kill_round(gate, gate.place / "layout", LEVELS[number % len(LEVELS)])
 
 

@@ -88,7 +88,7 @@ def run(gate: Run) -> None:
 def fail_power(gate: Run) -> None:
     images = {kind: b_power.prepare_image(gate, kind) for kind in disks.KINDS}
     cases = list(itertools.product(disks.KINDS, SOURCES, PAIRS, range(1, 16)))
-    for kind, source, levels, step in gate.random.sample(cases, gate.pick(20, len(cases))):
+    for kind, source, levels, step in gate.random.sample(cases, gate.rounds(20, 300)):
         gate.trials += 1
         image, events = images[kind]
         layout = gate.place / "disk" / "layout"

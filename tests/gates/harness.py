@@ -49,6 +49,10 @@ class Run:
         """The first in CI, the second in a soak."""
         return long if self.soak else short
 
+    def rounds(self, short: int, long: int) -> int:
+        """The same for the number of random trials. A mutant's run takes as many as it needs."""
+        return short if self.mutant is None and not self.soak else long
+
     def check(self, context: str, problems: Iterable[str]) -> None:
         """Counts one state that was checked, and what was found wrong with it."""
         self.states += 1
