@@ -58,7 +58,10 @@ def snapshot(layout: Path) -> dict[str, Content | None]:
         for name in files:
             path = os.path.join(folder, name)
             special = os.path.islink(path) or not os.path.isfile(path)
-            content = b"not a regular file" if special else Path(path).read_bytes()
+            try:
+                content = b"not a regular file" if special else Path(path).read_bytes()
+            except OSError as error:  # what is unreadable is as good as torn
+                content = f"unreadable: {error.strerror}".encode()
             tree[os.path.relpath(path, layout)] = Content(content)
     return tree
 
