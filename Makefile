@@ -12,7 +12,7 @@ CORE := setup.py pyproject.toml $(wildcard src/fastcas/_core.pyx src/fastcas/nat
 BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d ,)
 NOBODY := setpriv --reuid=65534 --regid=65534 --clear-groups
 
-.PHONY: help demo build test test-all test-user test-arm test-neighbours bench bench-smoke bench-guard bench-peers lint annotate clean
+.PHONY: help demo build test test-all test-user test-arm test-neighbours gates soak bench bench-smoke bench-guard bench-peers lint annotate clean
 
 help:
 	@echo 'make demo         store and read back a real image, with rates'
@@ -22,6 +22,8 @@ help:
 	@echo 'make test-user    as root: the tests as a user without rights, in a copy'
 	@echo 'make test-neighbours  as root: beside umoci, skopeo, crane and others, which it installs'
 	@echo 'make test-arm     the ARM kernel, emulated (gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)'
+	@echo 'make gates        crashes, kills and faults, short; ARGS="A C" for some (tests/gates)'
+	@echo 'make soak         the same, long; its results go into docs/guarantees.md'
 	@echo 'make bench        the benchmarks               bench-smoke: the same at small sizes'
 	@echo 'make bench-guard  ratios to baselines of the same run, against their floors'
 	@echo 'make bench-peers  beside umoci, containerd, oras-go, ggcr (need Go), cacache (Rust), hashfs, dvc-data'
@@ -86,6 +88,15 @@ test-neighbours: build $(VENV)/.extra-test
 test-arm: build $(VENV)/.extra-test
 	FASTCAS_TEST_CC=aarch64-linux-gnu-gcc FASTCAS_TEST_RUN='qemu-aarch64 -L /usr/aarch64-linux-gnu' \
 	  $(BIN)/python -m pytest tests/test_lanes.py -k pieces_of_any_size $(ARGS)
+
+GATES := cd tests && ../$(BIN)/python -m gates
+
+gates: build $(VENV)/.extra-test
+	$(GATES) --json ../build/gates.jsonl $(ARGS)
+
+soak: build $(VENV)/.extra-test
+	$(GATES) --soak --json ../build/soak.jsonl $(ARGS)
+	$(GATES).tables ../build/soak.jsonl ../docs/guarantees.md
 
 bench: build $(VENV)/.extra-bench
 	$(BIN)/python -m pytest bench --benchmark-only $(ARGS)

@@ -1,9 +1,11 @@
-"""What clean does with a directory of umoci's name that can't be removed."""
+"""What clean does with what can't be removed, or has gone."""
 
 import os
 import resource
+import shutil
 
 import fastcas
+from fastcas.dir import clean
 
 DEAD = ".fastcas-" + "0" * 16 + ".tmp"
 
@@ -34,3 +36,23 @@ def test_one_that_takes_more_descriptors_than_there_are_stays_alone(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert removed == [DEAD, ".umoci-2"]
+
+
+def test_those_whose_writers_end_meanwhile(tmp_path, monkeypatch):
+    """They remove their own, and give up the lock, between the look of clean and its removal."""
+    layout = tmp_path / "image"
+    with fastcas.create(layout, durability="none") as cas:
+        (layout / DEAD).write_bytes(b"x")
+        (layout / ".umoci-1").mkdir()
+        (layout / ".umoci-1" / "file").write_bytes(b"x")
+        real = clean._take_flock
+
+        def take(fd):
+            name = os.readlink(f"/proc/self/fd/{fd}")
+            shutil.rmtree(name) if os.path.isdir(name) else os.unlink(name)
+            return real(fd)
+
+        monkeypatch.setattr(clean, "_take_flock", take)
+        assert cas.clean() == []
+        assert not (layout / DEAD).exists()
+        assert not (layout / ".umoci-1").exists()

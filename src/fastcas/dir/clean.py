@@ -67,6 +67,8 @@ def _remove_dead_file(directory: int, name: str) -> bool:
         if not stat.S_ISREG(os.fstat(fd).st_mode) or not _take_flock(fd):
             return False
         os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return False  # its writer has removed it this moment, and so given up the lock
     finally:
         os.close(fd)
     return True
@@ -97,8 +99,9 @@ def _remove_dead_directory(directory: int, name: str) -> bool:
     except RecursionError:
         return False  # umoci's are flat: whoever nested a thousand directories may remove them
     except OSError as error:
-        # The same where the descriptors ran out first, or something in it isn't ours to remove.
-        if error.errno in (errno.EMFILE, errno.ENOTEMPTY, errno.EACCES, errno.EPERM):
+        # The same where the descriptors ran out first, something in it isn't ours to remove, or its
+        # writer removes it this moment.
+        if error.errno in (errno.EMFILE, errno.ENOTEMPTY, errno.EACCES, errno.EPERM, errno.ENOENT):
             return False
         raise
     finally:

@@ -1,0 +1,1 @@
+"""Gates: what shows that the store keeps its promises, and would show it if it didn't."""

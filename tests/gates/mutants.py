@@ -1,0 +1,230 @@
+"""Mutants: the store with one protection removed, in the process that asks for it.
+
+Nothing of this is in the package. A mutant is a patch of the package's Python, or something that a
+library does which is loaded before libc (shim.c), or both. A new one: a function with ``@mutant``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``what`` completes "the store …"; ``shim`` is a name in shim.c; ``patch`` runs in the child."""
+
+    what: str
+    shim: str | None
+    patch: Callable[[], None]
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(what: str, *, shim: str | None = None) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    def register(patch: Callable[[], None]) -> Callable[[], None]:
+        MUTANTS[patch.__name__.replace("_", "-")] = Mutant(what, shim, patch)
+        return patch
+
+    return register
+
+
+@cache
+def shim() -> Path:
+    """The compiled shim.c; kept in a temporary directory as long as this process lives."""
+    global _kept
+    _kept = tempfile.TemporaryDirectory(prefix="gates-")
+    library = Path(_kept.name, "shim.so")
+    source = Path(__file__).with_name("shim.c")
+    command = ["gcc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl", "-pthread"]
+    subprocess.run(command, check=True, timeout=60)
+    return library
+
+
+def environment(name: str | None, *, steps: bool = False) -> dict[str, str]:
+    """What a child needs in its environment for that mutant, and for stops at steps."""
+    chosen = None if name is None else MUTANTS[name].shim
+    if chosen is None and not steps:
+        return {}
+    return {"LD_PRELOAD": str(shim()), "GATES_SHIM": chosen or ""}
+
+
+# ---- syncs
+
+
+@mutant("without fsync of files", shim="no-file-sync")
+def no_file_sync() -> None: ...
+
+
+@mutant("without fsync of directories", shim="no-directory-sync")
+def no_directory_sync() -> None: ...
+
+
+@mutant("that names a blob, then syncs it", shim="name-before-sync")
+def publish_before_sync() -> None: ...
+
+
+@mutant("that takes a stored blob without syncing it", shim="no-found-file-sync")
+def no_found_file_sync() -> None: ...
+
+
+@mutant("that takes a stored blob without syncing its directory")
+def no_found_name_sync() -> None:
+    """In put_blob; put_blobs syncs the directory once for all."""
+    from fastcas.dir.ingest import Ingest
+
+    found = False
+    fsync, claim, put = os.fsync, Ingest.claim, Ingest.put
+
+    def claiming(self, *arguments, **options):
+        nonlocal found
+        fd = claim(self, *arguments, **options)
+        found = fd >= 0
+        return fd
+
+    def putting(self, *arguments, **options):
+        nonlocal found
+        found = False
+        try:
+            return put(self, *arguments, **options)
+        finally:
+            found = False
+
+    os.fsync = lambda fd: None if found and stat.S_ISDIR(os.fstat(fd).st_mode) else fsync(fd)
+    Ingest.claim, Ingest.put = claiming, putting
+
+
+@mutant("that takes a stored blob without any sync", shim="no-found-file-sync")
+def no_dedupe_sync() -> None:
+    no_found_name_sync()
+
+
+@mutant("that doesn't sync the directories above a new blobs/<algorithm>")
+def no_new_directory_sync() -> None:
+    from fastcas.dir.durability import Durability
+
+    Durability._sync_directory = lambda self, directory, algorithm: self._root.sync(
+        directory, algorithm
+    )
+
+
+@mutant("that doesn't sync the directory in which a layout is made")
+def no_parent_sync() -> None:
+    from fastcas.dir import root
+
+    real = root._sync_directory
+    root._sync_directory = lambda path, fd: (path[0] in "./" and path != ".") or real(path, fd)
+
+
+@mutant("that writes the index, then makes durable what it names")
+def index_before_blobs() -> None:
+    from fastcas.dir.index import IndexFile
+
+    real = IndexFile._write
+
+    def write(self, raw, only_if=None):
+        waits = self._durability
+        waits.sync = lambda: None
+        try:
+            return real(self, raw, only_if)
+        finally:
+            del waits.sync
+            waits.sync()
+
+    IndexFile._write = write
+
+
+@mutant("whose gc removes before the index that allows it is durable")
+def gc_without_index_sync() -> None:
+    from fastcas.dir.sweep import _Witness
+
+    _Witness._sync = lambda self: None
+
+
+# ---- names and locks
+
+
+@mutant("that writes a blob under its name")
+def put_in_place() -> None:
+    from fastcas import Digest, PutResult
+    from fastcas.dir.ingest import Ingest
+
+    def put(self, source, *, algorithm, **_):
+        content = bytes(source)
+        digest = Digest.of(algorithm, hashlib.new(algorithm, content).hexdigest())
+        with open(self._root.join(f"blobs/{algorithm}/{digest.encoded}"), "wb", buffering=0) as file:
+            file.write(content[: len(content) // 2])
+            time.sleep(0.002)
+            file.write(content[len(content) // 2 :])
+        return PutResult(digest, len(content))
+
+    Ingest.put = put
+
+
+@mutant("without locks", shim="no-lock")
+def no_lock() -> None: ...
+
+
+@mutant("that makes a named temporary file, then locks it")
+def lock_after_create() -> None:
+    import fcntl
+
+    from fastcas.dir.temp import Temp
+
+    real, flock = Temp._open, fcntl.flock
+
+    def opening(self):
+        self._lock.shared = contextlib.nullcontext
+        try:
+            real(self)
+        finally:
+            del self._lock.shared
+
+    def late(fd, operation):
+        time.sleep(0.0005)
+        flock(fd, operation)
+
+    Temp._open = opening
+    fcntl.flock = late
+
+
+@mutant("whose clean takes the files of the living")
+def clean_takes_all() -> None:
+    from fastcas.dir import clean
+
+    clean._take_flock = lambda fd: True
+
+
+# ---- gc
+
+
+@mutant("that doesn't mark a stored blob as used when it takes it")
+def found_but_not_marked() -> None:
+    utime = os.utime
+    os.utime = lambda path, *times, **options: (
+        None if type(path) is int else utime(path, *times, **options)
+    )
+
+
+@mutant("whose gc ignores how old a blob is")
+def grace_ignored() -> None:
+    from fastcas.results import StoredBlob
+
+    StoredBlob.is_unused = lambda self, start, grace: True
+
+
+@mutant("whose gc doesn't look at the index again under the lock")
+def gc_without_index_check() -> None:
+    from fastcas.dir.sweep import _Witness
+
+    _Witness.holds = lambda self: True
