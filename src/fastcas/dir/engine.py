@@ -151,7 +151,8 @@ class DirEngine(Engine):
         self, blobs: Sequence[BlobReader], *, verify: bool = False, progress: Progress | None = None
     ) -> list[CopyResult]:
         # put_blobs doesn't verify what is there already.
-        if verify or len(blobs) < 2 or not _opens_again() or any(type(b) is not BlobReader for b in blobs):
+        known = all(type(blob) is BlobReader for blob in blobs)
+        if verify or len(blobs) < 2 or not known or not _opens_again():
             return super().put_copies(blobs, verify=verify, progress=progress)
         methods = {}
         left: dict[str, list[BlobReader]] = {}
@@ -366,7 +367,7 @@ def _not_computable(digest: Digest, algorithm: str) -> UnknownAlgorithmError:
 
 
 class _Opened(os.PathLike[str]):
-    """The open file of a reader, to be opened once more: with an offset of its own, and surely that file."""
+    """The open file of a reader, to be opened once more, with an offset of its own."""
 
     def __init__(self, blob: BlobReader) -> None:
         self._blob = blob

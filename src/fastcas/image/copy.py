@@ -57,11 +57,11 @@ def copy_image(
     and to its parts, as entries without a name. ``progress(done, total)`` counts bytes.
 
     Blobs arrive by the target's ``put_copies``, to which ``verify`` goes, many at once, manifests and
-    indexes after all that they need; they are as verified and as durable as that says. The index is changed last, once, if all that was copied
-    is still there: a gc of the target may have run meanwhile, longer than its grace. After an error it
-    is as it was, and what was copied stays as blobs that nothing names. What an index or a subject
-    names and the source doesn't have is left out, as it is in the source; likewise layers with
-    ``urls``.
+    indexes after all that they need; they are as verified and as durable as that says. The index
+    is changed last, once, if all that was copied is still there: a gc of the target may have run
+    meanwhile, longer than its grace. After an error it is as it was, and what was copied stays as
+    blobs that nothing names. What an index or a subject names and the source doesn't have is left
+    out, as it is in the source; likewise layers with ``urls``.
 
     Raises NotExistError for a name that isn't there, for a config or layer that isn't, and for a blob
     that went from the target meanwhile;
