@@ -12,7 +12,7 @@ CORE := setup.py pyproject.toml $(wildcard src/fastcas/_core.pyx src/fastcas/nat
 BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d ,)
 NOBODY := setpriv --reuid=65534 --regid=65534 --clear-groups
 
-.PHONY: help demo build test test-all test-user test-arm test-neighbours gates soak bench bench-smoke bench-guard bench-peers lint annotate clean
+.PHONY: help demo build test test-all test-user test-arm test-neighbours gates soak bench bench-smoke bench-guard bench-peers bench-whole lint annotate clean
 
 help:
 	@echo 'make demo         store and read back a real image, with rates'
@@ -27,6 +27,7 @@ help:
 	@echo 'make bench        the benchmarks               bench-smoke: the same at small sizes'
 	@echo 'make bench-guard  ratios to baselines of the same run, against their floors'
 	@echo 'make bench-peers  beside umoci, containerd, oras-go, ggcr (need Go), cacache (Rust), hashfs, dvc-data'
+	@echo 'make bench-whole  whole images by whole programs, threads, a million blobs'
 	@echo 'make lint         ruff, mypy, stubtest, cython-lint, codespell'
 	@echo 'make annotate     what Cython made of the core: build/annotate/_core.html'
 	@echo 'make clean        remove what was built'
@@ -109,6 +110,12 @@ bench-guard: build $(VENV)/.extra-bench
 
 bench-peers: build $(VENV)/.extra-bench
 	$(BIN)/python bench/run.py $(ARGS)
+
+# Whole programs beside each other, threads, and layouts of up to a million blobs. What is left out says so.
+bench-whole: build $(VENV)/.extra-bench
+	$(BIN)/python bench/images.py
+	$(BIN)/python bench/threads.py
+	$(BIN)/python bench/scale.py
 
 lint: build $(VENV)/.extra-dev
 	$(BIN)/ruff check .

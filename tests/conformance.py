@@ -893,6 +893,20 @@ def check_put_copy(store):
                 assert cas.put_copy(blob).method in ("copy", "reflink")
                 assert not blob.closed
             assert cas.read_blob(digest) == content
+        contents = [noise(size, size) for size in (10, 70_000, (1 << 20) + 1)]
+        blobs = [cas.get_blob(cas.put_blob(content).digest) for content in contents]
+        calls = []
+        copied = cas.put_copies(blobs, progress=lambda done, total: calls.append((done, total)))
+        assert [copy.size for copy in copied] == [len(content) for content in contents]
+        assert {copy.method for copy in copied} <= {"exists", "copy"}
+        assert all(total is None for _, total in calls)
+        for blob in blobs:
+            cas.delete_blob(blob.digest)
+            blob.seek(0)
+        assert {copy.method for copy in cas.put_copies(blobs)} <= {"copy", "reflink"}
+        for blob, content in zip(blobs, contents, strict=True):
+            assert cas.read_blob(blob.digest) == content
+            blob.close()
         store.plant(digest_of(b"right"), b"wrong")
         with cas.get_blob(digest_of(b"right")) as blob:
             cas.delete_blob(digest_of(b"right"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from fastcas.errors import (
     SizeMismatchError,
 )
 from fastcas.image import closure
-from fastcas.image.copy import copy_image
+from fastcas.image.copy import copy_image, copy_images
 from fastcas.model import ANNOTATION_REF_NAME, Descriptor, Index, Manifest
 from samples import KINDS, blobs_of, create, entries_of, put, put_image, put_index, put_platforms
 
@@ -57,6 +58,9 @@ class Watched:
         self.done.append(blob.digest)
         return self._engine.put_copy(blob, **more)
 
+    def put_copies(self, blobs, **more):
+        return [self.put_copy(blob, **more) for blob in blobs]
+
     def update_index(self, function):
         self.done.append("index")
         return self._engine.update_index(function)
@@ -75,6 +79,72 @@ def test_an_image_with_all_that_it_needs(source, target):
     assert (found.blobs, found.missing) == (4, [])
     assert found.bytes == sum(target.stat_blob(digest).size for digest in blobs_of(target))
     assert sum(found.methods.values()) == 4
+
+
+def test_all_images(source, target):
+    old = put_image(target, b"old")
+    target.update_reference("v2", old)
+    target.update_reference("kept", old)
+    images = [put_image(source, b"base", name) for name in (b"one", b"two", b"three")]
+    source.update_reference("v1", images[0])
+    source.update_reference("v2", images[1])
+    source.update_index(lambda index: index.replace(manifests=[*index.manifests, images[2]]))
+    put_image(source, b"nothing leads here")
+    found = copy_images(source, target)
+    assert entries_of(target) == [
+        ("kept", old.digest),
+        ("v1", images[0].digest),
+        ("v2", images[1].digest),
+        (None, images[2].digest),
+    ]
+    assert [entry.digest for entry in found.entries] == [image.digest for image in images]
+    assert (found.blobs, found.missing) == (10, [])
+    before = entries_of(target)
+    assert sum(copy_images(source, target).methods.values()) == 10
+    assert entries_of(target) == before
+
+
+def test_many_copies_at_once(pair):
+    """Parts come in any order, more of them than are open at once, of two algorithms."""
+    source, target = pair
+    parts = [b"%d" % number * (number << (number % 13)) for number in range(80)]
+    parts += [random.Random(number).randbytes(3 << 20) for number in range(3)]
+    digests = [source.put_blob(part).digest for part in parts]
+    digests += [source.put_blob(part, algorithm="sha512").digest for part in parts[:20]]
+    target.put_blob(parts[7])
+    calls = []
+    with ExitStack() as stack:
+        blobs = [stack.enter_context(source.get_blob(digest)) for digest in digests]
+        copied = target.put_copies(blobs, progress=lambda done, _: calls.append(done))
+    assert [copy.size for copy in copied] == [blob.size for blob in blobs]
+    assert copied[7].method == "exists"
+    assert {copy.method for copy in copied} == {"exists", "copy"}
+    assert calls == sorted(calls)
+    assert calls[-1] == sum(copy.size for copy in copied)
+    for digest in digests:
+        target.read_blob(digest)
+
+
+def test_one_of_many_is_damaged(pair):
+    source, target = pair
+    good, bad = put(source, random.Random(1).randbytes(3 << 20)), put(source, b"bad" * (1 << 20))
+    damage(source, bad.digest)
+    with source.get_blob(good.digest) as first, source.get_blob(bad.digest) as second:
+        with pytest.raises(DigestMismatchError) as caught:
+            target.put_copies([first, second])
+    assert caught.value.expected == bad.digest
+    assert bad.digest not in target
+    for digest in target.list_blobs():
+        target.read_blob(digest)
+
+
+def test_many_copies_share_what_can_be_shared(pair, reflinks):
+    source, target = pair
+    digests = [put(source, bytes([number]) * (2 << 20)).digest for number in range(3)]
+    with ExitStack() as stack:
+        blobs = [stack.enter_context(source.get_blob(digest)) for digest in digests]
+        assert {copy.method for copy in target.put_copies(blobs)} == {"reflink"}
+    assert len(reflinks) == 3
 
 
 def test_under_another_name(source, target):

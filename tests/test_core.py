@@ -513,6 +513,97 @@ def test_streams_leave_no_thread_and_no_descriptor(target):
     assert len(os.listdir("/proc/self/fd")) == before[1]
 
 
+@pytest.fixture
+def one_processor():
+    """The test's thread may run on one processor only."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    yield
+    os.sched_setaffinity(0, allowed)
+
+
+@pytest.fixture
+def two_processors():
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        pytest.skip("one processor")
+    os.sched_setaffinity(0, allowed[:2])
+    yield
+    os.sched_setaffinity(0, allowed)
+
+
+class AtWork:
+    """A thread within a section of the core, which keeps the thread busy until the end of the block."""
+
+    def __enter__(self):
+        theirs, self._ours = os.pipe()
+
+        def work():
+            sink = _core.Sink(-1, "sha256")
+            sink.copy_from_fd(theirs)
+            sink.abort()
+            os.close(theirs)
+
+        self._thread = threading.Thread(target=work)
+        self._thread.start()
+        task = f"/proc/self/task/{self._thread.native_id}/syscall"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with open(task) as file:
+                if file.read().split()[:2] == [_READ, hex(theirs)]:
+                    return
+            time.sleep(0.001)
+        raise AssertionError("the thread doesn't read")
+
+    def __exit__(self, *_):
+        os.close(self._ours)
+        self._thread.join()
+        while os.path.exists(f"/proc/self/task/{self._thread.native_id}"):  # for a moment more
+            time.sleep(0.001)
+
+
+_READ = {"x86_64": "0", "aarch64": "63"}.get(os.uname().machine)
+
+
+def helpers_of(reader, size=LARGE_SLOT):
+    """How many threads there are more after `reader` has read something."""
+    before = len(os.listdir("/proc/self/task"))
+    reader.readinto(bytearray(size))
+    return len(os.listdir("/proc/self/task")) - before
+
+
+def test_no_helper_on_one_processor(target, one_processor):
+    fill(target, NOISE)
+    reader = _core.Reader(target, "sha256", len(NOISE), hashlib.sha256(NOISE).digest())
+    assert helpers_of(reader) == 0
+    assert reader.read() == NOISE[LARGE_SLOT:]
+
+
+@pytest.mark.skipif(_READ is None, reason="the number of read(2) isn't known here")
+def test_helper_as_soon_as_a_processor_is_left_for_it(target, two_processors):
+    fill(target, NOISE)
+    reader = _core.Reader(target, "sha256", len(NOISE), hashlib.sha256(NOISE).digest())
+    with AtWork():
+        assert helpers_of(reader) == 0
+    assert helpers_of(reader) == 1
+    assert reader.read() == NOISE[2 * LARGE_SLOT :]
+    assert reader.verified
+
+
+@pytest.mark.skipif(_READ is None, reason="the number of read(2) isn't known here")
+def test_who_is_at_work_in_the_parent_isnt_in_a_forked_child(target, two_processors):
+    fill(target, NOISE)
+    with AtWork():
+        child = os.fork()
+        if child == 0:
+            try:
+                reader = _core.Reader(target, "sha256", len(NOISE), bytes(32))
+                os._exit(10 + helpers_of(reader))
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 11
+
+
 SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from fastcas.image.artifact import build_artifact
     from fastcas.image.build import append_layers, build_image, build_index
     from fastcas.image.config import Config, History
-    from fastcas.image.copy import copy_image
+    from fastcas.image.copy import copy_image, copy_images
     from fastcas.image.layer import Layer, put_layer
     from fastcas.image.parse import register_parser
     from fastcas.model import Descriptor, Index, Manifest, Platform
@@ -94,6 +94,7 @@ __all__ = [
     "build_image",
     "build_index",
     "copy_image",
+    "copy_images",
     "create",
     "export_archive",
     "import_archive",
@@ -115,6 +116,7 @@ _LAZY = {
     **dict.fromkeys(("export_archive", "import_archive"), "fastcas.image.archive"),
     "build_artifact": "fastcas.image.artifact",
     "copy_image": "fastcas.image.copy",
+    "copy_images": "fastcas.image.copy",
     "register_parser": "fastcas.image.parse",
 }
 

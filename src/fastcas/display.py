@@ -32,8 +32,9 @@ def say_facts(facts: dict[str, Any], indent: str = "") -> None:
     """Each fact on a line, lists and mappings indented below theirs."""
     for name, value in facts.items():
         if isinstance(value, dict):
-            say(f"{indent}{name}:")
-            say_facts(value, indent + "  ")
+            if value:
+                say(f"{indent}{name}:")
+                say_facts(value, indent + "  ")
         elif isinstance(value, list):
             say(f"{indent}{name}: {len(value)}")
             for item in value:

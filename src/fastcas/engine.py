@@ -13,7 +13,7 @@ from fastcas.results import CopyResult
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from fastcas.contract import Progress
@@ -156,6 +156,23 @@ class Engine(Contract):
             progress=progress,
         )
         return CopyResult("copy", size)
+
+    def put_copies(
+        self, blobs: Sequence[BlobReader], *, verify: bool = False, progress: Progress | None = None
+    ) -> list[CopyResult]:
+        """``put_copy`` of several, in no order and perhaps at once; their results, in order.
+
+        Where one is damaged in its own engine, nothing is stored under its digest; its content may
+        stay, as a blob of its own, and so do the others. ``progress(done, None)`` counts all bytes.
+        """
+        copied = []
+        done = 0
+        for blob in blobs:
+            before = done
+            told = None if progress is None else lambda size, _, b=before: progress(b + size, None)
+            copied.append(self.put_copy(blob, verify=verify, progress=told))
+            done += blob.size
+        return copied
 
     def put_json(self, value: Any, *, style: str = "go") -> PutResult:
         """Stores a JSON document; equal values give equal digests.

@@ -50,19 +50,23 @@ def copy(
     to, to_name = (STREAM, None) if destination == STREAM else split_place(destination)
     if to_name == "":
         raise Wrong(f"say which: {printable(to)}:NAME")
-    if link and (from_archive or is_layout(to)):
+    by_digest = name is not None and _is_digest(name)
+    to_layout = is_layout(to) or _is_new_layout(to, to_name, name, by_digest)
+    if link and (from_archive or to_layout):
         raise Wrong("--link goes with a blob and a file")
     if from_archive:
         if platform or referrers:
             raise Wrong("--platform and --referrers go with a layout as the source")
         return _from_archive(path, name, to, to_name, progress)
     with fastcas.open(path) as engine:
-        if is_layout(to):
+        if to_layout:
             if name is None:
-                raise Wrong(f"say which image: {printable(path)}:NAME")
-            with fastcas.open(to) as target:
+                if platform or referrers or to_name is not None:
+                    raise Wrong(f"say which image: {printable(path)}:NAME")
+            else:
+                find_descriptor(engine, name, platform)  # whose messages say more
+            with _open_target(to) as target:
                 return _to_layout(engine, name, target, to_name, platform, referrers, verify, progress)
-        by_digest = name is not None and _is_digest(name)
         if to == STREAM or (not os.path.isdir(to) and to.endswith(".tar") and not by_digest):
             if by_digest:
                 raise Wrong("a blob to standard output: fastcas get")
@@ -82,6 +86,23 @@ def copy(
         return _to_file(engine, name, destination, platform, verify, link, progress)
 
 
+def _is_new_layout(to: str, to_name: str | None, name: str | None, by_digest: bool) -> bool:
+    """Whether a layout is to be made there: nothing has that name, and no file is meant by it."""
+    if to == STREAM or os.path.lexists(to):
+        return False
+    if to.endswith("/"):
+        return True
+    return not to.endswith(".tar") and (name is None or (to_name is not None and not by_digest))
+
+
+def _open_target(path: str) -> Engine:
+    """The layout of that name, made where nothing is. What is put waits for the change of its index."""
+    import fastcas
+
+    way = fastcas.open if os.path.lexists(path) else fastcas.create
+    return way(path, durability="batch")
+
+
 def _is_digest(name: str) -> bool:
     from fastcas.errors import InvalidError
 
@@ -94,12 +115,11 @@ def _is_digest(name: str) -> bool:
 def _from_archive(
     path: str, name: str | None, to: str, to_name: str | None, progress: Progress | None
 ) -> dict[str, Any]:
-    import fastcas
     from fastcas.image.archive import import_archive
 
     if to_name not in (None, name):
         raise Wrong("what comes from an archive keeps its name: use tag and untag then")
-    with fastcas.open(to) as engine:
+    with _open_target(to) as engine:
         done = import_archive(
             engine,
             standard_input() if path == STREAM else path,
@@ -111,7 +131,7 @@ def _from_archive(
 
 def _to_layout(
     engine: Engine,
-    name: str,
+    name: str | None,
     target: Engine,
     to_name: str | None,
     platform: str | None,
@@ -119,19 +139,22 @@ def _to_layout(
     verify: bool,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    from fastcas.image.copy import copy_image
+    from fastcas.image.copy import ImageCopy, LayoutCopy, copy_image, copy_images
 
-    find_descriptor(engine, name, platform)  # whose messages say more
-    done = copy_image(
-        engine,
-        name,
-        target,
-        to_name,
-        platform=platform,
-        referrers=referrers,
-        verify=verify,
-        progress=progress,
-    )
+    done: ImageCopy | LayoutCopy
+    if name is None:
+        done = copy_images(engine, target, verify=verify, progress=progress)
+    else:
+        done = copy_image(
+            engine,
+            name,
+            target,
+            to_name,
+            platform=platform,
+            referrers=referrers,
+            verify=verify,
+            progress=progress,
+        )
     _tell_missing(done.missing)
     # The dearest way that was taken.
     method = next((m for m in ("copy", "reflink", "exists") if m in done.methods), "exists")

@@ -150,7 +150,7 @@ def build(
         "Labels": dict(label),
     }
     stdin = piped(layers)
-    with open_layout(layout) as engine, Progress(f"build of {tag}") as progress:
+    with open_layout(layout, "batch") as engine, Progress(f"build of {tag}") as progress:
         built = build_image(
             engine,
             take_layers(engine, layers, stdin, compress, level, progress),
@@ -214,7 +214,7 @@ def append(
     check_level(compress, level)
     when = created()
     stdin = piped(layers)
-    with open_layout(layout) as engine, Progress(f"append to {name}") as progress:
+    with open_layout(layout, "batch") as engine, Progress(f"append to {name}") as progress:
         find_descriptor(engine, name, platform)
         built = append_layers(
             engine,
@@ -270,7 +270,7 @@ def artifact(
     if tag is None and subject is None:
         raise click.UsageError("say --tag, --subject or both: else nothing leads to it")
     when = created()
-    with open_layout(layout) as engine, Progress(f"artifact {tag or ''}".rstrip()) as progress:
+    with open_layout(layout, "batch") as engine, Progress(f"artifact {tag or ''}".rstrip()) as progress:
         built = build_artifact(
             engine,
             files,
@@ -305,14 +305,17 @@ def cp(
     """Copy an image to a layout or archive, or a blob to a file.
 
     \b
-    image:v1 other          to a layout that exists: what it lacks, then the name
+    image:v1 other          to a layout: what it lacks, then the name
     image:v1 other:v2       under another name
+    image other             all that the index leads to
     image:v1 v1.tar         to an archive (oci-archive); with - to a pipe
     image all.tar           all that the index leads to
     all.tar image           from an archive, all that it names; also - image
     all.tar:v1 image        one name of it; of a pipe: /dev/stdin:v1
     image:v1 manifest.json  what the name stands for, as a file
     image:sha256:... FILE   any blob, as a file, also one that is called .tar
+
+    Where nothing is, other:v2 and other/ make a layout, and so does a copy of more than an image.
 
     Where the filesystem can, storage is shared and no byte moves. A blob that becomes a file is
     verified only if asked for (get -o always does); all that arrives in a layout is, but for what is

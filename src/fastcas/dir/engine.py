@@ -13,7 +13,7 @@ from fastcas.digest import COMPUTABLE, REGISTERED, Digest
 from fastcas.dir.clean import remove_debris
 from fastcas.dir.durability import Durability
 from fastcas.dir.index import IndexFile
-from fastcas.dir.ingest import Ingest
+from fastcas.dir.ingest import Ingest, check_content
 from fastcas.dir.lock import Lock
 from fastcas.dir.reader import BlobReader, describe, read_whole
 from fastcas.dir.root import BLOBS, DIRECTORY, Root, create_layout, open_root
@@ -146,6 +146,30 @@ class DirEngine(Engine):
         source = blob.fileno() if type(blob) is BlobReader else None
         method = self._ingest.put_copy(blob, source=source, verify=verify, progress=progress)
         return CopyResult(method, blob.size)
+
+    def put_copies(
+        self, blobs: Sequence[BlobReader], *, verify: bool = False, progress: Progress | None = None
+    ) -> list[CopyResult]:
+        # put_blobs doesn't verify what is there already.
+        known = all(type(blob) is BlobReader for blob in blobs)
+        if verify or len(blobs) < 2 or not known or not _opens_again():
+            return super().put_copies(blobs, verify=verify, progress=progress)
+        methods = {}
+        left: dict[str, list[BlobReader]] = {}
+        done = 0
+        for blob in blobs:
+            methods[blob] = self._ingest.share(blob, source=blob.fileno(), verify=False)
+            if methods[blob] is None:
+                left.setdefault(blob.digest.algorithm, []).append(blob)
+            else:
+                done += blob.size
+        for algorithm, group in left.items():
+            told = None if progress is None else lambda size, _, b=done: progress(b + size, None)
+            found = self.put_blobs(map(_Opened, group), algorithm=algorithm, progress=told)
+            for blob, result in zip(group, found, strict=True):
+                check_content(result.digest, result.size, blob.digest, blob.size)
+                done += blob.size
+        return [CopyResult(methods[blob] or "copy", blob.size) for blob in blobs]
 
     def get_blob(self, digest: str) -> BlobReader:
         digest = Digest(digest)
@@ -340,6 +364,26 @@ def _not_computable(digest: Digest, algorithm: str) -> UnknownAlgorithmError:
         algorithm=algorithm,
         digest=digest,
     )
+
+
+class _Opened(os.PathLike[str]):
+    """The open file of a reader, to be opened once more, with an offset of its own."""
+
+    def __init__(self, blob: BlobReader) -> None:
+        self._blob = blob
+
+    def __fspath__(self) -> str:
+        return f"{_OPEN_FILES}/{self._blob.fileno()}"
+
+    def __repr__(self) -> str:
+        return self._blob.digest
+
+
+_OPEN_FILES = "/proc/self/fd"
+
+
+def _opens_again() -> bool:
+    return os.path.isdir(_OPEN_FILES)
 
 
 def _blob_name(digest: Digest) -> str:

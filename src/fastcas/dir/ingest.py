@@ -130,7 +130,7 @@ class Ingest:
             finally:
                 sink.abort()
             digest = Digest.of(algorithm, encoded)
-            _check(digest, size, expected_digest, expected_size)
+            check_content(digest, size, expected_digest, expected_size)
         except BaseException:
             temp.discard()
             raise
@@ -164,36 +164,43 @@ class Ingest:
     ) -> str:
         """Stores what a reader of another engine gives, under its digest; returns how: "exists",
         "reflink" or "copy". ``source`` is the descriptor of a file that is exactly that blob."""
-        digest, size = blob.digest, blob.size
-        check_algorithm(digest.algorithm)
-        temp = Temp(self._root, self._lock, BLOB_MODE)  # also where the blob exists: like a put
-        try:
-            if self._claim_existing(digest, size, verify):
-                return "exists"
-            if source is not None and _reflink(source, temp.fd):
-                found, encoded = os.fstat(temp.fd).st_size, digest.encoded
-                if found == size and (verify or size <= ALWAYS_VERIFIED):
-                    encoded = _core.digest_fd(temp.fd, digest.algorithm)[0]
-                _check(Digest.of(digest.algorithm, encoded), found, digest, size)
-                self._publish(temp, digest, size, verify)
-                return "reflink"
-        except OSError as error:
-            raise self._root.named(error, f"{BLOBS}/{digest.replace(':', '/')}") from error.__cause__
-        finally:
-            temp.discard()
+        method = self.share(blob, source=source, verify=verify)
+        if method is not None:
+            return method
         content: Any = blob
         if source is not None:  # hashed once, by us
             content = io.FileIO(source, closefd=False)
             content.seek(0)
         self.put(
             content,
-            algorithm=digest.algorithm,
-            expected_digest=digest,
-            expected_size=size,
+            algorithm=blob.digest.algorithm,
+            expected_digest=blob.digest,
+            expected_size=blob.size,
             verify_existing=verify,
             progress=progress,
         )
         return "copy"
+
+    def share(self, blob: BlobReader, *, source: int | None, verify: bool) -> str | None:
+        """What ``put_copy`` can do without copying: "exists", "reflink", or None."""
+        digest, size = blob.digest, blob.size
+        check_algorithm(digest.algorithm)
+        temp = Temp(self._root, self._lock, BLOB_MODE)  # also where the blob exists: like a put
+        try:
+            if self._claim_existing(digest, size, verify):
+                return "exists"
+            if source is None or not _reflink(source, temp.fd):
+                return None
+            found, encoded = os.fstat(temp.fd).st_size, digest.encoded
+            if found == size and (verify or size <= ALWAYS_VERIFIED):
+                encoded = _core.digest_fd(temp.fd, digest.algorithm)[0]
+            check_content(Digest.of(digest.algorithm, encoded), found, digest, size)
+            self._publish(temp, digest, size, verify)
+            return "reflink"
+        except OSError as error:
+            raise self._root.named(error, f"{BLOBS}/{digest.replace(':', '/')}") from error.__cause__
+        finally:
+            temp.discard()
 
     def _claim_existing(self, digest: Digest, size: int, verify: bool) -> bool:
         """Whether the blob is there, by the rules of a put, and then as durable as after one."""
@@ -383,7 +390,7 @@ def _reflink(source: int, target: int) -> bool:
     return True
 
 
-def _check(
+def check_content(
     digest: Digest, size: int, expected_digest: Digest | None, expected_size: int | None
 ) -> None:
     if expected_size is not None and size != expected_size:

@@ -51,10 +51,11 @@ class Item(NamedTuple):
 
 
 class Closure(NamedTuple):
-    """The blobs of some images, each once, children before parents; what isn't stored of them; and
-    what refers to them, without names, if that was asked for."""
+    """The blobs of some images, each once, children before parents, and which of them are documents;
+    what isn't stored of them; and what refers to them, without names, if that was asked for."""
 
     items: list[Item]
+    documents: set[str]
     missing: set[str]
     referrers: list[Descriptor]
 
@@ -87,7 +88,7 @@ def find_closure(engine: Engine, roots: Iterable[Descriptor], *, referrers: bool
                     search.add(referrer, False)
                     if referrer.digest not in search.missing:
                         found.append(rename(referrer, None))
-    return Closure(search.items, search.missing, found)
+    return Closure(search.items, set(search.documents), search.missing, found)
 
 
 class _Search:

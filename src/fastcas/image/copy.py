@@ -1,7 +1,8 @@
-"""Copying an image from one engine to another: what is missing, children first, the name last."""
+"""Copying images from one engine to another: what is missing, children first, the names last."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastcas.image.closure import find_closure, merge_entries, rename, select_entry, shift
@@ -9,12 +10,17 @@ from fastcas.image.reference import check_reference_name
 from fastcas.model import Descriptor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fastcas.contract import Progress
     from fastcas.engine import Engine
-    from fastcas.image.closure import Item
+    from fastcas.image.closure import Closure, Item
     from fastcas.model import Platform
 
-__all__ = ["ImageCopy", "copy_image"]
+__all__ = ["ImageCopy", "LayoutCopy", "copy_image", "copy_images"]
+
+# So many blobs of the source are open at once.
+_MOST_OPEN = 32
 
 
 class ImageCopy(NamedTuple):
@@ -50,12 +56,12 @@ def copy_image(
     platform alone, and the name refers to that. ``referrers`` also copies what refers to the image
     and to its parts, as entries without a name. ``progress(done, total)`` counts bytes.
 
-    Blobs arrive by the target's ``put_copy``, to which ``verify`` goes, children before parents, and
-    are as verified and as durable as that says; the index is changed last, once, if all that was copied
-    is still there: a gc of the target may have run meanwhile, longer than its grace. After an error it
-    is as it was, and what was copied stays as blobs that nothing names. What an index or a subject
-    names and the source doesn't have is left out, as it is in the source; likewise layers with
-    ``urls``.
+    Blobs arrive by the target's ``put_copies``, to which ``verify`` goes, many at once, manifests and
+    indexes after all that they need; they are as verified and as durable as that says. The index
+    is changed last, once, if all that was copied is still there: a gc of the target may have run
+    meanwhile, longer than its grace. After an error it is as it was, and what was copied stays as
+    blobs that nothing names. What an index or a subject names and the source doesn't have is left
+    out, as it is in the source; likewise layers with ``urls``.
 
     Raises NotExistError for a name that isn't there, for a config or layer that isn't, and for a blob
     that went from the target meanwhile;
@@ -68,27 +74,81 @@ def copy_image(
     if target_name is not None:
         root = rename(root, target_name)
     closure = find_closure(source, [root], referrers=referrers)
+    done = _copy_blobs(source, closure, target, verify, progress)
+    _name(target, [root, *closure.referrers], closure)
+    return ImageCopy(root, *done, sorted(closure.missing))
+
+
+class LayoutCopy(NamedTuple):
+    """What ``copy_images`` did: ``entries`` are the target's, the rest as of ``ImageCopy``."""
+
+    entries: list[Descriptor]
+    blobs: int
+    bytes: int
+    methods: dict[str, int]
+    missing: list[str]
+
+
+def copy_images(
+    source: Engine, target: Engine, *, verify: bool = False, progress: Progress | None = None
+) -> LayoutCopy:
+    """Copies all that the source's index leads to, each entry under the name that it has there, or
+    without one; all else as ``copy_image`` does. What refers to an image is copied where it is an
+    entry. Blobs that nothing leads to stay behind."""
+    roots = list(source.get_index().manifests)
+    closure = find_closure(source, roots)
+    done = _copy_blobs(source, closure, target, verify, progress)
+    _name(target, roots, closure)
+    return LayoutCopy(roots, *done, sorted(closure.missing))
+
+
+def _name(target: Engine, entries: list[Descriptor], closure: Closure) -> None:
+    merge_entries(target, entries, [item.digest for item in closure.items])
+
+
+def _copy_blobs(
+    source: Engine, closure: Closure, target: Engine, verify: bool, progress: Progress | None
+) -> tuple[int, int, dict[str, int]]:
+    """Stores all items; how many the target lacked, their bytes, and how many came each way."""
     done = sent = sent_bytes = 0
     methods: dict[str, int] = {}
     total = closure.size
-    for item in closure.items:
-        method = _copy(source, target, item, verify, shift(progress, done, total))
-        methods[method] = methods.get(method, 0) + 1
-        if method != "exists":
-            sent += 1
-            sent_bytes += item.size
-        done += item.size
+    for items in _groups(closure):
+        copied = _copy(source, target, items, verify, shift(progress, done, total))
+        for item, method in zip(items, copied, strict=True):
+            methods[method] = methods.get(method, 0) + 1
+            if method != "exists":
+                sent += 1
+                sent_bytes += item.size
+            done += item.size
         if progress is not None:
             progress(done, total)
-    needs = [item.digest for item in closure.items]
-    merge_entries(target, [root, *closure.referrers], needs)
-    return ImageCopy(root, sent, sent_bytes, methods, sorted(closure.missing))
+    return sent, sent_bytes, methods
 
 
-def _copy(source: Engine, target: Engine, item: Item, verify: bool, progress: Progress | None) -> str:
-    if item.data is not None:
-        algorithm = item.digest.algorithm
-        target.put_blob(item.data, algorithm=algorithm, expected_digest=item.digest)
-        return "copy"
-    with source.get_blob(item.digest) as blob:
-        return target.put_copy(blob, verify=verify, progress=progress).method
+def _groups(closure: Closure) -> Iterator[list[Item]]:
+    """First what has no children, whose order doesn't matter, many at once; then the documents."""
+    parts = [item for item in closure.items if item.digest not in closure.documents]
+    for start in range(0, len(parts), _MOST_OPEN):
+        yield parts[start : start + _MOST_OPEN]
+    yield from ([item] for item in closure.items if item.digest in closure.documents)
+
+
+def _copy(
+    source: Engine, target: Engine, items: list[Item], verify: bool, progress: Progress | None
+) -> list[str]:
+    methods = ["copy"] * len(items)
+    stored = []
+    with ExitStack() as stack:
+        blobs = []
+        for number, item in enumerate(items):
+            if item.data is None:
+                stored.append(number)
+                blobs.append(stack.enter_context(source.get_blob(item.digest)))
+            else:
+                algorithm = item.digest.algorithm
+                target.put_blob(item.data, algorithm=algorithm, expected_digest=item.digest)
+        copies = target.put_copies(blobs, verify=verify, progress=progress)
+        for number, copy in zip(stored, copies, strict=True):
+            methods[number] = copy.method
+    return methods

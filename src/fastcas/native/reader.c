@@ -20,12 +20,14 @@ void fc_reader_init(fc_reader *reader, fc_hasher hasher, unsigned char *slab, in
     memcpy(reader->expected, expected, (size_t)hasher.digest_size);
 }
 
-static void begin(fc_reader *reader)
+/* Before each piece of a large blob. */
+static void prepare(fc_reader *reader)
 {
-    if (reader->offset == 0 && reader->size >= FC_THREAD_FROM) {
+    if (reader->size < FC_THREAD_FROM)
+        return;
+    if (!reader->offset)
         posix_fadvise(reader->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-        fc_lane_thread(&reader->lane, (int64_t)reader->size);
-    }
+    fc_lane_thread(&reader->lane, (int64_t)reader->size);
 }
 
 /* Exactly `size` bytes at the reader's offset, read into `out` and hashed there. */
@@ -79,7 +81,7 @@ static int fill(fc_reader *reader)
     size_t size;
     int status;
 
-    begin(reader);
+    prepare(reader);
     size = left < reader->lane.slot_size ? (size_t)left : reader->lane.slot_size;
     status = fc_lane_acquire(&reader->lane);
     reader->slot = fc_lane_slot(&reader->lane);
@@ -113,7 +115,7 @@ static void expect_all(unsigned char *out, uint64_t size)
     madvise((void *)from, to - from, MADV_HUGEPAGE);
 }
 
-int fc_reader_read(fc_reader *reader, unsigned char *out, size_t size, size_t *done)
+static int hand_out_next(fc_reader *reader, unsigned char *out, size_t size, size_t *done)
 {
     uint64_t deadline = fc_deadline();
 
@@ -137,15 +139,23 @@ int fc_reader_read(fc_reader *reader, unsigned char *out, size_t size, size_t *d
     return 0;
 }
 
-int fc_reader_read_all(fc_reader *reader, unsigned char *out)
+int fc_reader_read(fc_reader *reader, unsigned char *out, size_t size, size_t *done)
+{
+    fc_work(1);
+    int status = hand_out_next(reader, out, size, done);
+    fc_work(-1);
+    return status;
+}
+
+static int read_all(fc_reader *reader, unsigned char *out)
 {
     uint64_t deadline = fc_deadline();
 
     if (!reader->offset && reader->size >= HUGE_FROM)
         expect_all(out, reader->size);
-    begin(reader);
     while (reader->offset < reader->size) {
         uint64_t left = reader->size - reader->offset;
+        prepare(reader);
         int status = fc_lane_acquire(&reader->lane);
         if (!status)
             status = take(reader, out + reader->offset, left < FC_SLOT_LARGE ? (size_t)left : FC_SLOT_LARGE);
@@ -157,7 +167,15 @@ int fc_reader_read_all(fc_reader *reader, unsigned char *out)
     return check(reader);
 }
 
-int fc_reader_drain(fc_reader *reader)
+int fc_reader_read_all(fc_reader *reader, unsigned char *out)
+{
+    fc_work(1);
+    int status = read_all(reader, out);
+    fc_work(-1);
+    return status;
+}
+
+static int drain(fc_reader *reader)
 {
     uint64_t deadline = fc_deadline();
 
@@ -171,6 +189,14 @@ int fc_reader_drain(fc_reader *reader)
             return 1;
     }
     return check(reader);
+}
+
+int fc_reader_drain(fc_reader *reader)
+{
+    fc_work(1);
+    int status = drain(reader);
+    fc_work(-1);
+    return status;
 }
 
 void fc_reader_close(fc_reader *reader)

@@ -18,6 +18,35 @@ enum { STACK_SIZE = 512 << 10, LINGER = 4000, NAP_NS = 100000 };
 #define PAUSE() __asm__ volatile("" ::: "memory")
 #endif
 
+/* Threads of this process that are at work on streams now: callers within a section, helpers that hash. */
+static int busy;
+
+void fc_work(int change)
+{
+    __atomic_fetch_add(&busy, change, __ATOMIC_RELAXED);
+}
+
+/* In a forked child no thread is within a section: who forks holds the GIL, and the others weren't copied. */
+static void forget_others(void)
+{
+    __atomic_store_n(&busy, 0, __ATOMIC_RELAXED);
+}
+
+__attribute__((constructor)) static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, forget_others);
+}
+
+/* Whether a processor would be left for one thread more. Without one a helper only takes turns with those that hash
+   already: two streams that each hash for themselves fill two processors, four threads on them come to less. */
+static int has_spare_processor(void)
+{
+    cpu_set_t allowed;
+
+    return sched_getaffinity(0, sizeof allowed, &allowed) ||
+           __atomic_load_n(&busy, __ATOMIC_RELAXED) < CPU_COUNT(&allowed);
+}
+
 /* Looks for a piece for about as long as one takes to hash. Sleeping at once would make the caller wake us for each
    piece, at a tenth of the price of hashing it, whenever the two are about equally quick. */
 static void linger(fc_ring *ring)
@@ -33,10 +62,15 @@ static void *hash_pieces(void *argument)
 {
     fc_ring *ring = argument;
 
+    fc_work(1);
     pthread_mutex_lock(&ring->mutex);
     for (;;) {
-        while (ring->tail == ring->head && !ring->stop)
-            pthread_cond_wait(&ring->queued, &ring->mutex);
+        if (ring->tail == ring->head && !ring->stop) {
+            fc_work(-1);
+            while (ring->tail == ring->head && !ring->stop)
+                pthread_cond_wait(&ring->queued, &ring->mutex);
+            fc_work(1);
+        }
         if (ring->tail == ring->head)
             break;
         const void *data = ring->piece[ring->tail % FC_SLOTS].data;
@@ -55,6 +89,7 @@ static void *hash_pieces(void *argument)
         }
     }
     pthread_mutex_unlock(&ring->mutex);
+    fc_work(-1);
     return NULL;
 }
 
@@ -144,7 +179,7 @@ void fc_lane_init(fc_lane *lane, fc_hasher hasher, unsigned char *slab, int64_t 
 
 void fc_lane_thread(fc_lane *lane, int64_t expected)
 {
-    if (lane->threaded || !lane->hasher.may_thread)
+    if (lane->threaded || !lane->hasher.may_thread || !has_spare_processor())
         return;
     if (start(&lane->ring, lane->hasher)) {
         lane->hasher.may_thread = 0; /* no thread to be had: go on alone */

@@ -5,8 +5,8 @@
 #include "stream.h"
 
 void fc_lane_init(fc_lane *lane, fc_hasher hasher, unsigned char *slab, int64_t expected);
-/* From now on a helper thread hashes, if one is allowed and can be had. `expected` < 0: the size is unknown. Between
-   slots only: the size of a slot may change. */
+/* From now on a helper thread hashes, if one is allowed, a processor is left for it and it can be had: else ask again
+   with the next slot. `expected` < 0: the size is unknown. Between slots only: the size of a slot may change. */
 void fc_lane_thread(fc_lane *lane, int64_t expected);
 /* The next slot, and the wait until its former content is hashed. Wait before each fc_lane_hash, of whatever memory. */
 unsigned char *fc_lane_slot(const fc_lane *lane);
@@ -17,6 +17,9 @@ int fc_lane_hash(fc_lane *lane, const void *data, size_t size);
 int fc_lane_final(fc_lane *lane, unsigned char *digest);
 /* Ends the thread after what is queued; harmless when there is none. */
 void fc_lane_close(fc_lane *lane);
+
+/* +1 where a thread begins to work on a stream, -1 where it ends or waits for others: this decides about helpers. */
+void fc_work(int change);
 
 /* Starts a thread that meets no signals; `elsewhere`: not on the processor where the caller is. 0 or a negative errno. */
 int fc_thread(pthread_t *thread, size_t stack, int elsewhere, void *(*function)(void *), void *argument);

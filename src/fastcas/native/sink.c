@@ -82,7 +82,7 @@ static int flush(fc_sink *sink)
     return status;
 }
 
-int fc_sink_slot(fc_sink *sink, unsigned char **data, size_t *size)
+static int next_slot(fc_sink *sink, unsigned char **data, size_t *size)
 {
     int status = sink->fill == sink->lane.slot_size ? flush(sink) : 0;
 
@@ -95,13 +95,21 @@ int fc_sink_slot(fc_sink *sink, unsigned char **data, size_t *size)
     return 0;
 }
 
+int fc_sink_slot(fc_sink *sink, unsigned char **data, size_t *size)
+{
+    fc_work(1);
+    int status = next_slot(sink, data, size);
+    fc_work(-1);
+    return status;
+}
+
 int fc_sink_filled(fc_sink *sink, size_t size)
 {
     sink->fill += size;
     return take(sink, size);
 }
 
-int fc_sink_pull(fc_sink *sink, int source, uint64_t burst)
+static int pull(fc_sink *sink, int source, uint64_t burst)
 {
     uint64_t deadline = fc_deadline(), start = sink->size;
     unsigned char *data;
@@ -109,11 +117,13 @@ int fc_sink_pull(fc_sink *sink, int source, uint64_t burst)
     int status;
 
     do {
-        status = fc_sink_slot(sink, &data, &room);
+        status = next_slot(sink, &data, &room);
         if (status)
             return status;
         if (sink->polled) {
+            fc_work(-1);
             status = fc_wait(source, POLLIN);
+            fc_work(1);
             if (status <= 0)
                 return status ? status : 1;
         }
@@ -134,11 +144,19 @@ int fc_sink_pull(fc_sink *sink, int source, uint64_t burst)
     return 1;
 }
 
+int fc_sink_pull(fc_sink *sink, int source, uint64_t burst)
+{
+    fc_work(1);
+    int status = pull(sink, source, burst);
+    fc_work(-1);
+    return status;
+}
+
 /* Memory that can't change is hashed and written where it lies, but for its last FC_SLAB bytes when the hasher runs
    beside us: those are copied into slots. The caller may take its memory back as soon as we return, and the hasher has
    something to do until the next piece: by the time that the last slot is free to be filled, FC_SLOTS pieces came after
    the last one that lies in the caller's memory, so that was hashed. */
-int fc_sink_push(fc_sink *sink, const unsigned char *data, size_t size, int stable, uint64_t burst, size_t *done)
+static int push(fc_sink *sink, const unsigned char *data, size_t size, int stable, uint64_t burst, size_t *done)
 {
     uint64_t deadline = fc_deadline(), start = sink->size;
     const fc_lane *lane = &sink->lane;
@@ -167,7 +185,7 @@ int fc_sink_push(fc_sink *sink, const unsigned char *data, size_t size, int stab
             if (!status)
                 status = store(sink, data + *done, n);
         } else {
-            status = fc_sink_slot(sink, &slot, &room);
+            status = next_slot(sink, &slot, &room);
             if (status)
                 break;
             if (n > room)
@@ -179,6 +197,14 @@ int fc_sink_push(fc_sink *sink, const unsigned char *data, size_t size, int stab
         if (!status && *done < size && (sink->size - start >= burst || fc_past(deadline)))
             return 1;
     }
+    return status;
+}
+
+int fc_sink_push(fc_sink *sink, const unsigned char *data, size_t size, int stable, uint64_t burst, size_t *done)
+{
+    fc_work(1);
+    int status = push(sink, data, size, stable, burst, done);
+    fc_work(-1);
     return status;
 }
 
