@@ -29,6 +29,7 @@ from groups.images import collect_images, walk_images
 from groups.index import index_update
 from groups.listing import list_blobs
 from groups.put import put_large, put_reader
+from groups.scrub import algorithms, scrub
 from groups.small import get_small, put_small
 from peers.program import Umoci
 from table import markdown, rewrite_readme
@@ -39,6 +40,8 @@ GROUPS: dict[str, Callable[[Context], Iterator[Group]]] = {
     "put-reader": put_reader,
     "get-large": get_large,
     "copy": copy_out,
+    "scrub": scrub,
+    "algorithms": algorithms,
     "index": index_update,
     "put-small": put_small,
     "get-small": get_small,
