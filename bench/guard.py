@@ -69,6 +69,9 @@ FLOORS = {
     # On one thread. Without lanes it is libcrypto's, and reading comes on top.
     "digest_many memory / EVP": 1.40 if HAS_LANES else 0.80,
     "digest_many files / EVP": 0.90 if HAS_LANES else 0.50,
+    # What is digested instead of compared runs at a tenth of this.
+    "quick scrub / read": 0.45,
+    "copy out, verified / EVP": 0.55,
 }
 # Below two CPUs nothing overlaps and these say nothing.
 NEEDS_TWO_CPUS = {
@@ -77,6 +80,7 @@ NEEDS_TWO_CPUS = {
     "put readinto / EVP",
     "get readinto aligned / EVP",
     "get readinto unaligned / EVP",
+    "copy out, verified / EVP",
 }
 
 
@@ -99,6 +103,7 @@ class Bench:
         yield from self._small()
         yield self._list()
         yield from self._lanes()
+        yield self._quick_scrub()
 
     def _source(self, base: Path) -> Path:
         path = base / "source"
@@ -212,6 +217,11 @@ class Bench:
         yield "get readall / hashlib loop", readall, loop
         stored = bed.blob_path(root, self.digest)
         yield (
+            "copy out, verified / EVP",
+            copy(lambda target: cas.copy_blob(self.digest, target, verify=True)),
+            self._evp,
+        )
+        yield (
             "copy out / shutil.copyfile",
             copy(lambda target: cas.copy_blob(self.digest, target)),
             copy(lambda target: shutil.copyfile(stored, target)),
@@ -274,6 +284,30 @@ class Bench:
 
         yield "digest_many memory / EVP", many(pieces), self._evp
         yield "digest_many files / EVP", many(files), self._evp
+
+    def _quick_scrub(self) -> tuple[str, Timed, Timed]:
+        root = bed.fresh(self.fast)
+        cas = self.cleanup.enter_context(fastcas.create(root, durability="none"))
+        pieces = [self.content[at : at + LANES_BLOB] for at in range(0, LARGE, LANES_BLOB)]
+        digests = [cas.put_blob(piece).digest for piece in pieces]
+
+        def ours() -> float:
+            started = time.perf_counter()
+            report = cas.scrub(quick=True, threads=1)
+            elapsed = time.perf_counter() - started
+            assert (report, report.by_checksum) == ((len(pieces), LARGE, []), len(pieces))
+            return elapsed
+
+        def read() -> float:
+            buffer = bytearray(bed.MIB)
+            started = time.perf_counter()
+            for digest in digests:
+                with bed.blob_path(root, digest).open("rb", buffering=0) as file:
+                    while file.readinto(buffer):
+                        pass
+            return time.perf_counter() - started
+
+        return "quick scrub / read", ours, read
 
     def _list(self) -> tuple[str, Timed, Timed]:
         root = bed.fresh(self.fast)

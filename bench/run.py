@@ -32,6 +32,7 @@ from groups.index import index_update
 from groups.listing import list_blobs
 from groups.many import put_many
 from groups.put import put_large, put_reader
+from groups.scrub import algorithms, scrub
 from groups.sizes import get_sizes, put_sizes
 from groups.small import get_small, put_small
 from peers import program
@@ -44,6 +45,8 @@ GROUPS: dict[str, Callable[[Context], Iterator[Group]]] = {
     "put-many": put_many,
     "get-large": get_large,
     "copy": copy_out,
+    "scrub": scrub,
+    "algorithms": algorithms,
     "index": index_update,
     "put-sizes": put_sizes,
     "get-sizes": get_sizes,

@@ -1292,9 +1292,11 @@ def check_scrub(store):
         for options in ({}, {"threads": 1}, {"progress": lambda *call: calls.append(call)}):
             assert cas.scrub(**options) == (8, total, [])
         assert calls[-1] == (total, total)
-        assert cas.scrub(quick=True) == (0, 0, [])
+        assert cas.scrub(quick=True) == (8, total, [])
         # An engine that can't look at many at once says so; one that can tells what is right.
-        assert cas.check_blobs(list(cas), threads=2) in (None, set(cas))
+        for quick in (False, True):
+            means = cas.check_blobs(list(cas), quick=quick, threads=2)
+            assert means is None or set(means) == ({"digest", "checksum"} if quick else {"digest"})
         layer = max(digests, key=lambda digest: cas.stat_blob(digest).size)
         content = cas.read_blob(layer)
         for _, wrong in damaged(content):
@@ -1303,8 +1305,7 @@ def check_scrub(store):
             assert kinds_in(report) == [("corrupt", layer)]
             assert report.problems[0].detail
             assert str(layer).partition(":")[2] in report.problems[0].path
-            found = kinds_in(cas.scrub(quick=True))
-            assert found == ([("corrupt", layer)] if len(wrong) != len(content) else [])
+            assert kinds_in(cas.scrub(quick=True)) == [("corrupt", layer)]
         cas.delete_blob(layer)
         assert kinds_in(cas.scrub()) == kinds_in(cas.scrub(quick=True)) == [("missing", layer)]
         cas.delete_blob(tagged.digest)
@@ -1322,10 +1323,10 @@ def check_scrub_of_wrong_sizes(store):
         config, _ = cas.put_blob(b"{}")
         manifest = Manifest(Descriptor(CONFIG, config, 2), [Descriptor(LAYER, layer, size + 1)])
         cas.update_reference("v1", Descriptor(MANIFEST, *cas.put_blob(manifest.to_json())))
-        for quick, checked in ((False, 3), (True, 1)):
+        for quick in (False, True):
             report = cas.scrub(quick=quick, quarantine=store.path / "quarantine")
             assert kinds_in(report) == [("wrong-size", layer)]
-            assert report.checked == checked
+            assert report.checked == 3
         assert layer in cas, "its content is right"
 
 

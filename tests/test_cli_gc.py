@@ -229,9 +229,14 @@ class TestScrub:
         assert listing(layout) == before
 
     def test_quick(self, layout):
-        self.damage(layout)
+        (layout.parent / "large").write_bytes(bytes(70_000))
+        large = answer("put", layout, layout.parent / "large")["blobs"][0]
         facts = answer("scrub", layout, "--quick")
-        assert (facts["problems"], facts["checked"]) == ([], 0)
+        assert (facts["problems"], facts["checked"], facts["by_checksum"]) == ([], 14, 1)
+        assert "14 blobs checked, 1 of them by checksum, " in shown("scrub", layout, "--quick")
+        corrupt(layout, large["digest"])
+        facts = json.loads(run("scrub", layout, "--quick", "--json").stdout)
+        assert [(p["kind"], p["digest"]) for p in facts["problems"]] == [("corrupt", large["digest"])]
 
     def test_quarantine(self, layout, tmp_path):
         digest = self.damage(layout)
@@ -246,7 +251,7 @@ class TestScrub:
         assert problem["kind"] == "missing"
 
     def test_on_a_terminal(self, layout):
-        assert shown("scrub", layout) == "13 blobs digested, 18.4 KiB: no problems\n"
+        assert shown("scrub", layout) == "13 blobs checked, 18.4 KiB: no problems\n"
         digest = self.damage(layout)
         lines = shown("scrub", layout, code=1).splitlines()
         assert lines[:2] == ["corrupt", f"    {digest}"]

@@ -23,6 +23,7 @@ from fastcas.image import closure
 from fastcas.image.copy import copy_image, copy_images
 from fastcas.model import ANNOTATION_REF_NAME, Descriptor, Index, Manifest
 from samples import KINDS, blobs_of, create, entries_of, put, put_image, put_index, put_platforms
+from test_cases import own_names
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("no_fd_leak")]
 
@@ -576,7 +577,7 @@ def test_reflinks_between_directories(pair, reflinks):
         assert target.stat_blob(digest) == source.stat_blob(digest)
     assert copy_image(source, "v1", target, "v2").methods == {"exists": 4}
     assert len(reflinks) == 4
-    assert sorted(os.listdir(target.path)) == [".fastcas.lock", "blobs", "index.json", "oci-layout"]
+    assert own_names(target.path) == set()
 
 
 def test_what_a_reflink_verifies(pair, reflinks):

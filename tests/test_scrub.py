@@ -23,6 +23,7 @@ from conformance import (
     store_image,
 )
 from fastcas import Descriptor, Index, InvalidError, Manifest
+from fastcas.dir import check
 from fastcas.dir import quarantine as quarantine_room
 from fastcas.image import scrub
 from test_cases import blob_path, own_names, plant, tree
@@ -61,8 +62,7 @@ def test_everything_is_found_and_nothing_else(cas, layout, quick):
     store_image(cas, 2, algorithm="sha512")
     cas.update_reference("v1", image)
     report = cas.scrub(quick=quick)
-    # None of the damaged is referred to, so that only their content says that something is wrong.
-    assert set(kinds_in(report)) == (set() if quick else wanted)
+    assert set(kinds_in(report)) == wanted
     assert len(report.problems) == len(set(kinds_in(report)))
 
 
@@ -110,9 +110,7 @@ def test_damage_of_an_image_is_told_apart(cas, layout):
         assert Path(problem.path).is_relative_to(layout / "blobs")
         if problem.digest is not None:
             assert Path(problem.path) == blob_path(layout, problem.digest)
-    quick = {(kind, digest) for kind, digest in map_kinds(cas.scrub(quick=True))}
-    # Of the same size and not of the right content: that takes reading.
-    assert set(map_kinds(report)) - quick == {("corrupt", large)}
+    assert sorted(map(str, cas.scrub(quick=True).problems)) == sorted(map(str, report.problems))
 
 
 def map_kinds(report):
@@ -175,21 +173,46 @@ def test_an_index_that_can_t_be_read(cas, layout):
 
 
 def scrub_unreadable(layout):
-    with fastcas.open(layout) as cas, pytest.raises(PermissionError) as caught:
-        cas.scrub()
-    return str(caught.value.filename)
+    with fastcas.open(layout) as cas:
+        return [sorted(map(tuple, cas.scrub(quick=quick).problems)) for quick in (False, True)]
 
 
 def make_layout(layout):
     with fastcas.create(layout, durability="none") as cas:
-        return cas.put_blob(b"content").digest
+        image, digests = store_image(cas, 1)
+        cas.update_reference("v1", image)
+        return [image.digest, *digests, cas.put_blob(noise(5000)).digest]
 
 
-def test_what_can_t_be_read_is_an_error_of_its_own(shared_path, as_normal_user):
+def test_what_can_t_be_read_doesn_t_end_it(shared_path, as_normal_user):
+    """Not even a manifest: what is below one isn't known then."""
     layout = shared_path / "image"
-    place = blob_path(layout, as_normal_user(make_layout, layout))
-    place.chmod(0)
-    assert as_normal_user(scrub_unreadable, layout) == str(place)
+    manifest, *_, other = as_normal_user(make_layout, layout)
+    plant(layout, other, b"damaged")
+    for digest in (manifest, manifest, other):
+        blob_path(layout, digest).chmod(0)
+        for problems in as_normal_user(scrub_unreadable, layout):
+            found = {digest: (path, kind, detail) for digest, path, kind, detail in problems}
+            path, kind, detail = found[manifest]
+            assert (path, kind) == (str(blob_path(layout, manifest)), "unreadable")
+            assert "Permission denied" in detail
+            assert found[other][1] == ("unreadable" if digest == other else "corrupt")
+            assert len(found) == 2
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
+def test_what_we_lack_ends_it(cas, monkeypatch, number):
+    """It says nothing of the blob."""
+    cas.put_blob(b"content")
+
+    def get_blob(digest):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(cas, "check_blobs", lambda *_, **__: None, raising=False)
+    monkeypatch.setattr(cas, "get_blob", get_blob, raising=False)
+    with pytest.raises(OSError) as caught:
+        cas.scrub()
+    assert caught.value.errno == number
 
 
 def test_progress_adds_up(cas):
@@ -206,7 +229,7 @@ def test_progress_adds_up(cas):
 @pytest.mark.parametrize("threads", [1, 3, None])
 def test_many_at_once_and_then_one_by_one_what_is_wrong(cas, layout, monkeypatch, damage, threads):
     """In groups of eight; what is right is read once, and progress never goes back."""
-    monkeypatch.setattr(scrub, "_GROUP", 8)
+    monkeypatch.setattr(check, "_GROUP", 8)
     wrong, read = set(), []
     total = 0
     for number in range(40):

@@ -9,6 +9,7 @@ _Progress: TypeAlias = Callable[[int, int | None], object]
 _S = TypeVar("_S", bound=str)
 
 BACKEND: str
+CHECKSUM: str
 KERNELS: tuple[str, ...]
 __test__: dict[str, str]
 
@@ -48,7 +49,9 @@ class Sink:
         writeback: bool = False,
         progress: _Progress | None = None,
         helper: bool = True,
+        checksum: bool = False,
     ) -> Self: ...
+    checksum: str | None
     @property
     def size(self) -> int: ...
     @property
@@ -99,6 +102,7 @@ def digest_many(
     threads: int = 1,
     failures: bool = False,
     kernel: str | None = None,
+    checksums: bool = False,
     progress: _Progress | None = None,
 ) -> list[Any]: ...
 

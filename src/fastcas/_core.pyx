@@ -21,10 +21,8 @@ from libc.string cimport memcpy
 from posix.unistd cimport close as close_descriptor
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
-from fastcas.native.evp cimport (
-    fc_evp_copy, fc_evp_fetch, fc_evp_final, fc_evp_free, fc_evp_load, fc_evp_new, fc_evp_reason,
-    fc_evp_reset, fc_evp_size, fc_evp_update, fc_evp_version,
-)
+from fastcas.native.algorithm cimport fc_algorithm
+from fastcas.native.evp cimport fc_evp_fetch, fc_evp_load, fc_evp_reason, fc_evp_version
 from fastcas.native.group cimport (
     FC_GROUP_THREADS, fc_files, fc_files_kick, fc_files_sync, fc_group, fc_group_chunks, fc_group_publish,
     fc_group_store, fc_item,
@@ -49,10 +47,12 @@ from fastcas.native.stream cimport (
 from fastcas.native.sys cimport (
     fc_is_hex, fc_link_fd, fc_next_name, fc_open_regular, fc_openat2, fc_read_names,
 )
+from fastcas.native.xxh cimport fc_xxh_load
 
 import errno
 import os
 import stat
+import sys
 from _thread import allocate_lock
 
 cdef extern from "Python.h":
@@ -122,10 +122,13 @@ cdef object failure(int status):
 cdef dict EVP_NAMES = {"sha256": b"SHA256", "sha512": b"SHA512"}
 cdef dict fetched = {}
 
+# XXH3-128: no digest, for anybody can make content that has it.
+CHECKSUM = "xxh128"
+
 
 cdef str find_backend():
     cdef const char *where = NULL
-    cdef const void *md
+    cdef const fc_algorithm *algorithm
     try:
         import _hashlib
         path = getattr(_hashlib, "__file__", None)  # None: linked into the interpreter
@@ -136,9 +139,9 @@ cdef str find_backend():
         pass
     if fc_evp_load(where) == 0:
         for name, evp_name in EVP_NAMES.items():
-            md = fc_evp_fetch(evp_name)
-            if md is not NULL:
-                fetched[name] = <uintptr_t>md
+            algorithm = fc_evp_fetch(evp_name)
+            if algorithm is not NULL:
+                fetched[name] = <uintptr_t>algorithm
         if "sha256" in fetched:
             return "libcrypto " + fc_evp_version().decode()
     fetched.clear()
@@ -169,9 +172,44 @@ KERNELS = tuple(kernels)
 BACKEND = LIBRARY if kernels[LANES] == 0 else f"{LIBRARY}; lanes: {LANES}"
 
 
+cdef bint has_package(str name):
+    """Whether a package is there, without the price of importing it."""
+    return any(getattr(finder, "find_spec", None) and finder.find_spec(name, None) for finder in sys.meta_path)
+
+
+cdef tuple ALGORITHMS = (*EVP_NAMES, "blake3") if has_package("blake3") else tuple(EVP_NAMES)
+
+
 def algorithms():
     """The digest algorithms that can be computed here, a tuple of names such as ``sha256``."""
-    return tuple(EVP_NAMES)
+    return ALGORITHMS
+
+
+cdef const fc_algorithm *find_algorithm(str name) except? NULL:
+    """NULL where a Python object computes it; ValueError where nothing does."""
+    cdef const char *where = NULL
+    if name == CHECKSUM and name not in fetched:
+        import xxhash._xxhash  # not with fastcas: it would cost a tenth of its import
+        path = getattr(xxhash._xxhash, "__file__", None)
+        encoded = os.fsencode(path) if path else b""
+        if path:
+            where = encoded
+        fetched[name] = <uintptr_t>fc_xxh_load(where)
+    elif name not in ALGORITHMS and name != CHECKSUM:
+        raise ValueError(f"no digest algorithm {name!r} here")
+    return <const fc_algorithm *><uintptr_t>fetched.get(name, 0)
+
+
+cdef object new_object(str name):
+    """The last rung, and the only one of BLAKE3: an object like hashlib's."""
+    if name == CHECKSUM:
+        from xxhash import xxh3_128
+        return xxh3_128()
+    if name == "blake3":
+        from blake3 import blake3
+        return blake3(max_threads=blake3.AUTO)  # threads of its own, from 128 KiB at once on
+    import hashlib
+    return hashlib.new(name)
 
 
 cdef int object_update(void *state, const void *data, size_t size) noexcept with gil:
@@ -197,48 +235,47 @@ cdef int object_final(void *state, unsigned char *digest) noexcept with gil:
 cdef class Digester:
     """One digest in the making, like hashlib's objects.
 
-    `algorithm` is a name of ``algorithms()``; ValueError for any other. Not to be used by two
-    threads at once: RuntimeError.
+    `algorithm` is a name of ``algorithms()`` or CHECKSUM; ValueError for any other. Not to be used by
+    two threads at once: RuntimeError.
     """
 
     cdef readonly str name
     cdef readonly int digest_size
-    cdef void *context
-    cdef object fallback  # the last rung: a hashlib object
+    cdef const fc_algorithm *algorithm
+    cdef void *state
+    cdef object fallback  # without an algorithm: an object like hashlib's
     cdef bint busy
 
     def __cinit__(self, str algorithm not None):
-        if algorithm not in EVP_NAMES:
-            raise ValueError(f"no digest algorithm {algorithm!r} here")
         self.name = algorithm
-        cdef const void *md = <const void *><uintptr_t>fetched.get(algorithm, 0)
-        if md is not NULL:
-            self.digest_size = fc_evp_size(md)
-            self.context = fc_evp_new(md)
-            if self.context is NULL:
+        self.algorithm = find_algorithm(algorithm)
+        if self.algorithm is not NULL:
+            self.digest_size = self.algorithm.digest_size
+            self.state = self.algorithm.begin(self.algorithm)
+            if self.state is NULL:
                 raise failure(FC_EDIGEST)
         else:
-            import hashlib
-            self.fallback = hashlib.new(algorithm)
+            self.fallback = new_object(algorithm)
             self.digest_size = self.fallback.digest_size
 
     def __dealloc__(self):
-        fc_evp_free(self.context)
+        if self.algorithm is not NULL:
+            self.algorithm.end(self.state)
 
     cdef fc_hasher hasher(self) noexcept:
         """For the streams below: valid as long as this object lives."""
         cdef fc_hasher hasher
         hasher.digest_size = self.digest_size
-        if self.context is not NULL:
-            hasher.update = fc_evp_update
-            hasher.final = fc_evp_final
-            hasher.state = self.context
+        if self.algorithm is not NULL:
+            hasher.update = self.algorithm.update
+            hasher.final = self.algorithm.final
+            hasher.state = self.state
             hasher.may_thread = 1
         else:
             hasher.update = object_update
             hasher.final = object_final
             hasher.state = <void *>self
-            hasher.may_thread = 0
+            hasher.may_thread = self.name == "blake3"  # which lets go of the GIL
         return hasher
 
     def update(self, data):
@@ -272,10 +309,10 @@ cdef class Digester:
         if self.busy:
             raise RuntimeError("this Digester is in use by another thread")
         cdef Digester twin = Digester(self.name)
-        if self.context is not NULL:
-            fc_evp_free(twin.context)
-            twin.context = fc_evp_copy(self.context)
-            if twin.context is NULL:
+        if self.algorithm is not NULL:
+            self.algorithm.end(twin.state)
+            twin.state = self.algorithm.copy(self.state)
+            if twin.state is NULL:
                 raise failure(FC_EDIGEST)
         else:
             twin.fallback = self.fallback.copy()
@@ -297,7 +334,7 @@ cdef class Digester:
 
 
 # Making a context costs as much as hashing a kilobyte: a few are kept.
-cdef dict spare_digesters = {name: [] for name in EVP_NAMES}
+cdef dict spare_digesters = {name: [] for name in fetched}
 
 
 cdef Digester take_digester(str algorithm):
@@ -306,15 +343,15 @@ cdef Digester take_digester(str algorithm):
     cdef Digester digester
     if spare:
         digester = spare.pop()
-        if fc_evp_reset(digester.context) == 0:
+        if digester.algorithm.reset(digester.state) == 0:
             return digester
     return Digester(algorithm)
 
 
 cdef give_digester(Digester digester):
     """Takes it back; nobody else may have it any more."""
-    cdef list spare = spare_digesters[digester.name]
-    if digester.context is not NULL and len(spare) < 2:
+    cdef list spare = spare_digesters.get(digester.name)
+    if spare is not None and len(spare) < 2:
         spare.append(digester)
 
 
@@ -397,11 +434,15 @@ cdef class Sink:
     `expected` is the size if it is known (-1: not), `limit` the number of bytes above which the
     stream is refused with LimitError (-1: none), `writeback` starts the disk early because an fsync
     will follow. `progress` is called with (bytes so far, `expected` or None) about once a MiB.
+    `checksum`: that of CHECKSUM is taken too, by the calling thread; ``.checksum`` has it after
+    ``finish``, in hexadecimal digits, else None.
     """
 
     cdef fc_sink sink
     cdef _Slab slab
     cdef Digester digester
+    cdef Digester summer
+    cdef readonly str checksum
     cdef object progress
     cdef object total
     cdef uint64_t told
@@ -410,7 +451,7 @@ cdef class Sink:
     cdef bint stopped
 
     def __cinit__(self, int fd, str algorithm not None, *, int64_t expected=-1, int64_t limit=-1,
-                  bint writeback=False, progress=None, bint helper=True):
+                  bint writeback=False, progress=None, bint helper=True, bint checksum=False):
         cdef fc_hasher hasher
         self.digester = Digester(algorithm)
         hasher = self.digester.hasher()
@@ -423,6 +464,9 @@ cdef class Sink:
         fc_sink_init(&self.sink, hasher, self.slab.memory, fd, writeback,
                      UINT64_MAX if limit < 0 else <uint64_t>limit, expected)
         self.open = True
+        if checksum:
+            self.summer = Digester(CHECKSUM)
+            self.sink.checksum = self.summer.hasher()
 
     def __dealloc__(self):
         if self.open:
@@ -533,6 +577,8 @@ cdef class Sink:
         self.abort()
         if status < 0:
             raise failure(status)
+        if self.summer is not None:
+            self.checksum = self.summer.hexdigest()
         if self.progress is not None:
             self.progress(self.sink.size, self.total)
         return digest[:self.digester.digest_size].hex(), self.sink.size
@@ -793,7 +839,8 @@ def put_small(int dirfd, bytes place not None, str algorithm not None, bytes dat
 
 # ---- many digests at once
 
-def digest_many(items, str algorithm not None, *, int threads=1, bint failures=False, kernel=None, progress=None):
+def digest_many(items, str algorithm not None, *, int threads=1, bint failures=False, kernel=None,
+                bint checksums=False, progress=None):
     """[(digest in hexadecimal digits, size in bytes)] of the items, in their order, each
 
     - the descriptor (int) of a regular file, whose offset counts for nothing and stays;
@@ -801,8 +848,11 @@ def digest_many(items, str algorithm not None, *, int threads=1, bint failures=F
     - a bytes-like object.
 
     SHA-256 runs in lanes, by `kernel`, one of KERNELS (None: what BACKEND says), on `threads` threads
-    (at most 64), the caller's included; none is left when this returns. Memory: 64 KiB a lane. What
-    of a file wasn't in the page cache before isn't there afterwards.
+    (at most 64), the caller's included; none is left when this returns. Memory: 64 KiB a lane, 1 MiB a
+    thread without lanes. What of a file wasn't in the page cache before isn't there afterwards.
+
+    With `checksums` a file's tuple has a third item: its CHECKSUM in hexadecimal digits, of the same
+    reads; None where that, or the digest, takes a Python object.
 
     The first item that fails ends it: its exception has the number of the item as ``.item``. With
     `failures` the exceptions stand in the list instead. They are OSError; KindError for no regular
@@ -814,16 +864,15 @@ def digest_many(items, str algorithm not None, *, int threads=1, bint failures=F
     cdef Py_buffer *views = NULL
     cdef size_t held = 0
     cdef int status = 1
-    if algorithm not in EVP_NAMES:
-        raise ValueError(f"no digest algorithm {algorithm!r} here")
+    many.algorithm = find_algorithm(algorithm)
+    many.checksum = find_algorithm(CHECKSUM) if checksums else NULL
     if threads < 1:
         raise ValueError("at least one thread is needed")
     many.kernel = <const fc_sha256_kernel *><uintptr_t>kernels[LANES if kernel is None else kernel]
     if algorithm != "sha256":
         many.kernel = NULL
-    many.md = <const void *><uintptr_t>fetched.get(algorithm, 0)
-    if many.kernel is NULL and many.md is NULL:
-        return digest_each(sources, algorithm, failures, progress)
+    if many.kernel is NULL and many.algorithm is NULL:
+        return digest_each(sources, algorithm, failures, checksums, progress)
     many.count = len(sources)
     many.threads = threads
     many.stop_at_failure = not failures
@@ -853,8 +902,8 @@ def digest_many(items, str algorithm not None, *, int threads=1, bint failures=F
             with nogil:
                 fc_many_close(&many)
         if many.failed < many.count:
-            raise item_result(&many, many.failed)
-        return [item_result(&many, number) for number in range(many.count)]
+            raise item_result(&many, many.failed, checksums)
+        return [item_result(&many, number, checksums) for number in range(many.count)]
     finally:
         while held:
             held -= 1
@@ -881,25 +930,30 @@ cdef bint set_item(fc_many_item *item, source, Py_buffer *view) except -1:
     return True
 
 
-cdef object item_result(fc_many *many, size_t number):
+cdef object item_result(fc_many *many, size_t number, bint checksums):
     cdef fc_many_item *item = &many.items[number]
-    cdef int digest_size = fc_evp_size(many.md) if many.kernel is NULL else 32
+    cdef int digest_size = many.algorithm.digest_size if many.kernel is NULL else 32
     if item.status == 0:
-        return item.digest[:digest_size].hex(), item.found
+        result = item.digest[:digest_size].hex(), item.found
+        if not checksums or item.kind == FC_MEMORY:
+            return result
+        return *result, None if many.checksum is NULL else item.checksum[:many.checksum.digest_size].hex()
     found = item.found if item.status == FC_ESHORT else item.size + 1
     error = verify_failure(item.status, found, item.size, item.digest, digest_size)
     error.item = number
     return error
 
 
-cdef list digest_each(list sources, str algorithm, bint failures, progress):
-    """The last rung: one after the other, by hashlib's objects."""
+cdef list digest_each(list sources, str algorithm, bint failures, bint checksums, progress):
+    """The last rung: one after the other, by Python objects."""
     cdef uint64_t done = 0
     cdef list results = []
     for number, source in enumerate(sources):
         try:
             result = digest_alone(source, algorithm)
             done += result[1]
+            if checksums and isinstance(source, (int, tuple)):
+                result = *result, None
         except (OSError, KindError, VerifyError) as error:
             error.item = number
             if not failures:
@@ -1035,8 +1089,8 @@ cdef class Group:
         for seat in range(FC_GROUP_THREADS):
             self.group.seat[seat].hasher = (<Digester>digesters[seat]).hasher()
             self.group.seat[seat].slab = (<_Slab>slabs[seat]).memory
-            if not self.group.seat[seat].hasher.may_thread:
-                return  # hashlib's objects: all of them the general way
+            if (<Digester>digesters[seat]).algorithm is NULL:
+                return  # Python objects: all of them the general way
         try:
             run_pool(fc_group_store, &self.group, fc_group_chunks(&self.group), FC_GROUP_THREADS)
         finally:

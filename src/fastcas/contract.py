@@ -169,10 +169,19 @@ class Contract(ABC):
         raise _lacks(self, "scan_blobs")
 
     def check_blobs(
-        self, digests: Sequence[Digest], *, threads: int, progress: Progress | None = None
-    ) -> set[Digest] | None:
-        """Which of ``digests`` are stored and right, found out with so many threads; None where the
-        engine can't look at many at once: they must be read one by one. ``progress`` counts bytes."""
+        self,
+        digests: Sequence[Digest],
+        *,
+        quick: bool = False,
+        threads: int,
+        progress: Progress | None = None,
+    ) -> Iterator[str] | None:
+        """By what each of ``digests`` is found stored and right, in their order, on so many threads:
+        "digest"; with ``quick`` also "checksum", where the engine recorded one of the content
+        when it was put, which finds bit rot and proves nothing. "" says nothing: that blob must be
+        read by itself. None where the engine can't look at many at once. ``progress`` counts bytes.
+
+        ``digests`` are all that are stored: what the engine has recorded of others it may drop."""
         return None
 
     def sweep_blobs(

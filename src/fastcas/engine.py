@@ -319,12 +319,13 @@ class Engine(Contract):
         progress: Progress | None = None,
     ) -> ScrubReport:
         """Digests every stored blob again; returns ScrubReport(checked, bytes, problems): how many
-        blobs were digested, their bytes, and what was found, a list of Problem(digest, path, kind,
-        detail). Nothing is changed. The kinds:
+        blobs were read, their bytes, and what was found, a list of Problem(digest, path, kind,
+        detail). No blob is changed. The kinds:
 
         - "corrupt": the content has another digest than its name;
         - "wrong-size": the content is right, or of an algorithm that can't be computed here, and a
           descriptor that the index leads to gives another size;
+        - "unreadable": the system refused to read it (EIO, EACCES); the others are looked at;
         - "bad-name": a name among the blobs that is no digest;
         - "non-regular": a link, directory, FIFO or device in a blob's place;
         - "missing": the index leads to it, and it isn't stored; not so for subjects, embedded content
@@ -333,8 +334,12 @@ class Engine(Contract):
 
         Where a blob is damaged in more than one way, it is reported once, under the first of these.
         A blob of an algorithm that can't be computed here isn't counted, and its content no problem.
-        ``quick`` digests only blobs that have another size than a descriptor says: it finds
-        everything but content that is damaged without a change of a known size.
+
+        ``quick`` compares large blobs with the checksums that the engine recorded when they were put,
+        at the speed of the disk, and digests the others, and each whose checksum is another: so it
+        finds the same, and raises no false alarm. But a checksum proves nothing: somebody who can
+        write to the store can hide damage from it. The report's ``by_checksum`` says how many
+        were taken as right by theirs. Either scrub records the checksums that are missing or wrong.
 
         ``quarantine`` moves what is corrupt out of the store into that directory, which is made and
         may not be one under ``blobs/``; beside each blob a small JSON file says why. It is absent then:
@@ -342,7 +347,8 @@ class Engine(Contract):
         each processor. ``progress`` counts the bytes digested.
 
         Beside writers, what they put or delete meanwhile is no problem. Raises InvalidError where the
-        index itself can't be read, and OSError for what the system refuses to read.
+        index itself can't be read, and OSError where a directory can't be, or where the process lacks
+        what it needs to read (descriptors, memory).
         """
         from fastcas.image.scrub import scrub
 

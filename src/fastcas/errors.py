@@ -149,6 +149,19 @@ class UnsupportedError(FastCASError, NotImplementedError):
 class UnknownAlgorithmError(UnknownTypeError, UnsupportedError):
     """Hashing was asked for with an algorithm that this build doesn't have (``algorithm``)."""
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        media_type: str | None = None,
+        algorithm: str | None = None,
+        digest: str | None = None,
+        path: Path = None,
+    ) -> None:
+        if algorithm == "blake3":
+            message += " (pip install 'fastcas[blake3]')"
+        super().__init__(message, media_type=media_type, algorithm=algorithm, digest=digest, path=path)
+
 
 class ClobberError(FastCASError, FileExistsError):
     """Something is already where something new must be; also a ``FileExistsError`` (EEXIST)."""

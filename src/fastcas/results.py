@@ -100,18 +100,29 @@ class GCReport(namedtuple("GCReport", ("deleted", "freed", "kept", "dry_run"))):
 class Problem(namedtuple("Problem", ("digest", "path", "kind", "detail"))):
     """What scrub found wrong.
 
-    ``kind`` is "corrupt", "wrong-size", "bad-name", "non-regular", "missing" or "dangling": see
-    ``Engine.scrub``. ``digest`` is None where there is none, ``detail`` a sentence for people.
+    ``kind`` is "corrupt", "wrong-size", "unreadable", "bad-name", "non-regular", "missing" or
+    "dangling": see ``Engine.scrub``. ``digest`` is None where there is none, ``detail`` a sentence for
+    people.
     """
 
     __slots__ = ()
 
 
 class ScrubReport(namedtuple("ScrubReport", ("checked", "bytes", "problems"))):
-    """What a scrub did: the number of blobs whose content was digested, their bytes, and the Problems
-    found, a list."""
+    """What a scrub did: the number of blobs whose content was read, their bytes, and the Problems
+    found, a list. Besides these three ``by_checksum``: how many of the blobs a quick scrub found
+    right by the checksum that was recorded of them, and not by their digest."""
 
-    __slots__ = ()
+    def __new__(cls, checked, bytes, problems, by_checksum=0):
+        self = super().__new__(cls, checked, bytes, problems)
+        self.__dict__["by_checksum"] = by_checksum
+        return self
+
+    def __setattr__(self, name, value):
+        raise AttributeError(f"{name!r} can't be set: a result doesn't change")
+
+    def __getnewargs__(self):
+        return *self, self.by_checksum
 
 
 class ParsedBlob(namedtuple("ParsedBlob", ("descriptor", "data", "raw"))):

@@ -62,10 +62,17 @@ class Problem(NamedTuple):
     kind: str
     detail: str
 
-class ScrubReport(NamedTuple):
+class _ScrubReport(NamedTuple):
     checked: int
     bytes: int
     problems: list[Problem]
+
+class ScrubReport(_ScrubReport):
+    def __new__(
+        cls, checked: int, bytes: int, problems: list[Problem], by_checksum: int = 0
+    ) -> Self: ...
+    @property
+    def by_checksum(self) -> int: ...
 
 class ParsedBlob(NamedTuple):
     descriptor: Descriptor

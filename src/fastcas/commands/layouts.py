@@ -222,44 +222,50 @@ def say_collected(report: GCReport, dropped: list[Descriptor]) -> None:
 
 @click.command()
 @layout_argument
-@click.option("--quick", is_flag=True, help="Digest only what has another size than expected.")
+@click.option("--quick", is_flag=True, help="Compare recorded checksums: finds bit rot.")
 @click.option("--quarantine", metavar="DIR", help="Move damaged blobs to DIR, with a note of why.")
 @as_json
 def scrub(layout: str, quick: bool, quarantine: str | None, as_json: bool) -> None:
     """Digest everything again; is it all there?
 
-    Changes nothing without --quarantine. Exit code 1 says that there are problems: a blob is
+    Changes no blob without --quarantine. Exit code 1 says that there are problems: a blob is
     corrupt or has the wrong-size, a bad-name or is non-regular; it is missing, or dangling in the
-    index. A layout may leave platforms out; those are called missing as well.
+    index. A layout may leave platforms out; those are called missing as well. Exit code 5 says
+    that some are unreadable and nothing else is wrong.
+
+    With --quick, blobs whose checksums were recorded are compared with those: at the speed of the
+    disk, and without proof against somebody who wants to deceive.
 
     \b
     fastcas scrub image
+    fastcas scrub image --quick
     fastcas scrub image --quarantine damaged
     """
     with open_layout(layout) as engine:
         total = None
         # The engine doesn't count beforehand; someone who waits likes to know.
-        if on_terminal(sys.stderr) and not quick:
+        if on_terminal(sys.stderr):
             total = sum(blob.size for blob in engine.scan_blobs() if blob.kind == "blob")
         with Progress(f"scrub of {layout}", total=total) as progress:
             report = engine.scrub(quick=quick, quarantine=quarantine, progress=progress)
     if as_json:
-        say_json(
-            {
-                "problems": [problem._asdict() for problem in report.problems],
-                "checked": report.checked,
-                "bytes": report.bytes,
-            }
-        )
+        facts = {
+            "problems": [problem._asdict() for problem in report.problems],
+            "checked": report.checked,
+            "bytes": report.bytes,
+        }
+        say_json({**facts, "by_checksum": report.by_checksum} if quick else facts)
     elif on_terminal(sys.stdout):
         say_problems(report.problems)
         blobs = count(report.checked, "blob")
         found = count(len(report.problems), "problem") if report.problems else "no problems"
-        say(f"{blobs} digested, {human(report.bytes)}: {found}")
+        means = f"{report.by_checksum} of them by checksum, " if report.by_checksum else ""
+        say(f"{blobs} checked, {means}{human(report.bytes)}: {found}")
     else:
         say_table((p.kind, p.digest or "", p.path, p.detail) for p in report.problems)
-    if report.problems:
-        raise click.exceptions.Exit(1)
+    kinds = {problem.kind for problem in report.problems}
+    if kinds:
+        raise click.exceptions.Exit(5 if kinds == {"unreadable"} else 1)
 
 
 def say_problems(problems: list[Problem]) -> None:

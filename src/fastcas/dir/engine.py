@@ -10,6 +10,7 @@ from itertools import chain
 
 from fastcas import _core
 from fastcas.digest import COMPUTABLE, REGISTERED, Digest
+from fastcas.dir.checksums import RECORDED_ABOVE, Checksums
 from fastcas.dir.clean import remove_debris
 from fastcas.dir.durability import Durability
 from fastcas.dir.index import IndexFile
@@ -17,7 +18,7 @@ from fastcas.dir.ingest import Ingest, check_content
 from fastcas.dir.lock import Lock
 from fastcas.dir.reader import BlobReader, describe, read_whole
 from fastcas.dir.root import BLOBS, DIRECTORY, Root, create_layout, open_root
-from fastcas.dir.scan import check_blobs, read_file_clock, scan_blobs
+from fastcas.dir.scan import read_file_clock, scan_blobs
 from fastcas.engine import READ_LIMIT, Engine, too_large
 from fastcas.errors import ClosedError, InvalidError, NotExistError, UnknownAlgorithmError
 from fastcas.results import BlobInfo, CopyResult, PutResult
@@ -59,7 +60,8 @@ class DirEngine(Engine):
         self._lock = Lock(root)
         self._waits = Durability(root, durability)
         self._index = IndexFile(root, self._lock, self._waits)
-        self._ingest = Ingest(root, self._lock, self._waits)
+        self._checksums = Checksums(root, self._lock)
+        self._ingest = Ingest(root, self._lock, self._waits, self._checksums)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, durability: str = "full") -> Self:
@@ -229,9 +231,12 @@ class DirEngine(Engine):
         try:
             directory = self._root.open(f"{BLOBS}/{digest.algorithm}", DIRECTORY)
             try:
+                facts = os.stat(digest.encoded, dir_fd=directory, follow_symlinks=False)
                 os.unlink(digest.encoded, dir_fd=directory)
             finally:
                 os.close(directory)
+            if facts.st_size > RECORDED_ABOVE:
+                self._checksums.drop({digest})
         except IsADirectoryError as error:
             message = f"{digest}: a directory stands in the place of this blob"
             raise InvalidError(message, digest=digest) from error
@@ -283,9 +288,16 @@ class DirEngine(Engine):
         return scan_blobs(self._root, known)
 
     def check_blobs(
-        self, digests: Sequence[Digest], *, threads: int, progress: Progress | None = None
-    ) -> set[Digest]:
-        return check_blobs(self._root, digests, threads=threads, progress=progress)
+        self,
+        digests: Sequence[Digest],
+        *,
+        quick: bool = False,
+        threads: int,
+        progress: Progress | None = None,
+    ) -> Iterator[str]:
+        from fastcas.dir.check import Check
+
+        return Check(self._root, self._checksums, threads, progress).run(digests, quick=quick)
 
     def sweep_blobs(
         self,
@@ -298,7 +310,7 @@ class DirEngine(Engine):
     ) -> Swept:
         from fastcas.dir.sweep import sweep_blobs
 
-        return sweep_blobs(
+        swept = sweep_blobs(
             self._root,
             self._lock,
             [Digest(digest) for digest in digests],
@@ -308,6 +320,9 @@ class DirEngine(Engine):
             durable=self._waits.sync_files,
             progress=progress,
         )
+        if recorded := {blob.digest for blob in swept.removed if blob.size > RECORDED_ABOVE}:
+            self._checksums.drop(recorded)
+        return swept
 
     def open_quarantine(self, directory: str) -> Callable[[Digest, Mapping[str, Any]], str | None]:
         from fastcas.dir.quarantine import Quarantine

@@ -13,6 +13,7 @@ import os
 
 from fastcas import _core
 from fastcas.digest import COMPUTABLE, Digest
+from fastcas.dir.checksums import RECORDED_ABOVE
 from fastcas.dir.root import BLOBS, DIRECTORY
 from fastcas.dir.temp import Temp, exists, have_nameless
 from fastcas.errors import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from fastcas.dir.checksums import Checksums
     from fastcas.dir.durability import Durability
     from fastcas.dir.lock import Lock
     from fastcas.dir.reader import BlobReader
@@ -53,10 +55,11 @@ ABSENT, WRONG = -2, -1
 class Ingest:
     """Puts blobs into a layout."""
 
-    def __init__(self, root: Root, lock: Lock, durability: Durability) -> None:
+    def __init__(self, root: Root, lock: Lock, durability: Durability, checksums: Checksums) -> None:
         self._root = root
         self._lock = lock
         self._durability = durability
+        self._checksums = checksums
 
     def put(
         self,
@@ -122,6 +125,7 @@ class Ingest:
                 writeback=self._durability.sync_files,
                 progress=progress,
                 helper=helper,
+                checksum=source.size is None or source.size > RECORDED_ABOVE,
             )
             if watch is not None:
                 watch(sink)
@@ -131,6 +135,7 @@ class Ingest:
                 sink.abort()
             digest = Digest.of(algorithm, encoded)
             check_content(digest, size, expected_digest, expected_size)
+            temp.checksum = sink.checksum
         except BaseException:
             temp.discard()
             raise
@@ -271,6 +276,8 @@ class Ingest:
                     temp.publish(directory, digest.encoded)
                 else:
                     temp.replace(directory, digest.encoded)
+                if temp.checksum is not None and size > RECORDED_ABOVE:
+                    self._checksums.add({digest: temp.checksum})
                 return
             except FileExistsError:
                 continue  # another writer was quicker

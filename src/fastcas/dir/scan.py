@@ -7,16 +7,15 @@ import stat
 import time
 
 from fastcas import _core
-from fastcas.digest import COMPUTABLE, Digest
+from fastcas.digest import Digest
 from fastcas.dir.root import BLOBS, DIRECTORY
 from fastcas.errors import InvalidError
 from fastcas.results import StoredBlob
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
+    from collections.abc import Container, Iterator
 
-    from fastcas.contract import Progress
     from fastcas.dir.root import Root
 
 # linux/time.h; the time module has no name for it. Files get their times from this clock.
@@ -112,39 +111,3 @@ def _look(entry: os.DirEntry[str]) -> os.stat_result | None:
 
 def _place(path: str, digest: Digest | None, facts: os.stat_result, kind: str) -> StoredBlob:
     return StoredBlob(path, digest, facts.st_size, *times_of(facts), kind)
-
-
-def check_blobs(
-    root: Root, digests: Sequence[Digest], *, threads: int, progress: Progress | None = None
-) -> set[Digest]:
-    """Those of ``digests`` whose blobs are what they are called. Of the others nothing is said, be
-    they damaged, gone, not to be read, or of an algorithm that can't be computed here.
-
-    ``progress`` counts the bytes of all. What wasn't in the page cache isn't there afterwards.
-    """
-    good = set()
-    before = done = 0
-
-    def watch(count: int, _: int | None) -> None:
-        nonlocal done
-        done = before + count
-        if progress is not None:
-            progress(done, None)
-
-    for algorithm in COMPUTABLE:
-        chosen = [digest for digest in digests if digest.algorithm == algorithm]
-        if not chosen:
-            continue
-        before = done
-        with root.held() as fd:
-            found = _core.digest_many(
-                [(fd, f"{BLOBS}/{algorithm}/{digest.encoded}".encode()) for digest in chosen],
-                algorithm,
-                threads=threads,
-                failures=True,
-                progress=watch,
-            )
-        for digest, result in zip(chosen, found, strict=True):
-            if isinstance(result, tuple) and result[0] == digest.encoded:
-                good.add(digest)
-    return good

@@ -34,6 +34,8 @@ class Temp:
     """
 
     _ended = True
+    #: Of what was written, once that is known.
+    checksum: str | None = None
 
     def __init__(self, root: Root, lock: Lock, mode: int) -> None:
         self._root = root

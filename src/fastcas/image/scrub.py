@@ -6,11 +6,11 @@ any order.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import namedtuple
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from fastcas.digest import Digest
@@ -36,12 +36,14 @@ if TYPE_CHECKING:
 __all__ = ["Verdict", "scrub", "verify_blobs"]
 
 _STEP = 1 << 20
-_GROUP = 4096  # blobs
 
 # What is missing counts when the index was the same before and after the look.
 _ATTEMPTS = 20
 
 _INDEX = "an entry of the index"
+
+# What the system refuses for want of something of ours, not because of the file.
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 # Layers that aren't meant to be in a layout, by the end of their media type's name.
 _ELSEWHERE = (".nondistributable.v1.tar", ".foreign.diff.tar")
@@ -53,8 +55,9 @@ _MESSAGES = {
 
 
 class Verdict(namedtuple("Verdict", ("blob", "state", "detail"))):
-    """What is to say of the content of a StoredBlob: ``state`` is "good", "corrupt", "gone",
-    "non-regular", or "unknown" where its algorithm can't be computed."""
+    """What is to say of the content of a StoredBlob: ``state`` is "good"; "same", by a recorded
+    checksum; "corrupt", "gone", "non-regular", "unreadable", or "unknown" where its algorithm can't be
+    computed."""
 
     __slots__ = ()
 
@@ -63,66 +66,64 @@ def verify_blobs(
     engine: Engine,
     blobs: Iterable[StoredBlob],
     *,
+    quick: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Verdict]:
     """Digests each blob; yields a Verdict for each, in any order. ``progress`` counts the bytes of all.
+    ``quick``: a checksum that the engine has recorded does as well. ``blobs`` are all that are stored.
 
     An engine that can look at many at once does it on ``threads`` threads, by default one for each
-    processor, in groups of some thousand. What isn't found right that way, or by an engine that
-    can't, is read by itself: that says what is wrong with it.
-
-    Raises OSError for what can't be read.
+    processor. What isn't found right that way, or by an engine that can't, is read by itself: that says
+    what is wrong with it.
     """
-    done = 0
-    blobs = iter(blobs)
-    while group := list(islice(blobs, _GROUP)):
-        # The largest first: then no thread begins with one when the others are about to end.
-        group.sort(key=lambda blob: blob.size, reverse=True)
-        end = done + sum(blob.size for blob in group)
-        good = _check(engine, group, threads, _within(progress, done, end))
-        for blob in group:
-            if good is None:
-                yield _verify(engine, blob, done, progress)
-                done += blob.size
-            elif blob.digest in good:
-                yield Verdict(blob, "good", "")
-            else:
-                yield _verify(engine, blob, done, None)
-        done = end
-        if progress is not None:
-            progress(done, None)
-
-
-def _check(
-    engine: Engine, group: list[StoredBlob], threads: int | None, progress: Progress | None
-) -> set[Digest] | None:
-    """The digests of those that the engine has found right all at once; None where it hasn't looked."""
-    if len(group) == 1:  # a reader reads while it hashes
-        return None
-    digests = [blob.digest for blob in group if blob.digest is not None]
+    # The largest first: then no thread begins with one when the others are about to end.
+    blobs = sorted(blobs, key=lambda blob: blob.size, reverse=True)
+    count = _Count(progress, sum(blob.size for blob in blobs))
+    digests = [blob.digest for blob in blobs if blob.digest is not None]
     threads = threads or len(os.sched_getaffinity(0))
-    return engine.check_blobs(digests, threads=threads, progress=progress)
+    found = engine.check_blobs(digests, quick=quick, threads=threads, progress=count.tell)
+    if found is None:
+        done = 0
+        for blob in blobs:
+            yield _verify(engine, blob, done, count)
+            done += blob.size
+    else:
+        for blob, means in zip(blobs, found, strict=True):
+            if means:
+                yield Verdict(blob, "good" if means == "digest" else "same", "")
+            else:
+                yield _verify(engine, blob, 0, None)
+    count.tell(count.total, None)
 
 
-def _within(progress: Progress | None, done: int, end: int) -> Progress | None:
-    """Counts on from ``done``, to ``end`` at most: a blob may have grown meanwhile."""
-    if progress is None:
-        return None
-    return lambda count, _: progress(min(done + count, end), None)
+class _Count:
+    """Progress that never goes back, nor beyond the total: what is wrong is read more than once, and a
+    blob may have grown meanwhile."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.total = total
+        self._progress = progress
+        self._told = -1
+
+    def tell(self, done: int, _: int | None) -> None:
+        done = min(done, self.total)
+        if self._progress is not None and done > self._told:
+            self._told = done
+            self._progress(done, self.total)
 
 
-def _verify(engine: Engine, blob: StoredBlob, done: int, progress: Progress | None) -> Verdict:
+def _verify(engine: Engine, blob: StoredBlob, done: int, count: _Count | None) -> Verdict:
     assert blob.digest is not None
     try:
         with engine.get_blob(blob.digest) as reader:
-            if progress is None:
+            if count is None:
                 reader.verify()
                 return Verdict(blob, "good", "")
             piece = bytearray(min(_STEP, max(1, reader.size)))
-            while count := reader.readinto(piece):
-                done += count
-                progress(done, None)
+            while size := reader.readinto(piece):
+                done += size
+                count.tell(done, None)
             return Verdict(blob, "good", "")
     except NotExistError:
         return Verdict(blob, "gone", "")
@@ -134,6 +135,10 @@ def _verify(engine: Engine, blob: StoredBlob, done: int, progress: Progress | No
         return Verdict(blob, "corrupt", str(error))
     except InvalidError:
         return Verdict(blob, "non-regular", _MESSAGES["non-regular"])
+    except OSError as error:
+        if error.errno in _OURS:
+            raise
+        return Verdict(blob, "unreadable", f"it can't be read: {error.strerror}")
 
 
 def scrub(
@@ -160,17 +165,15 @@ def scrub(
         else:
             problems.append(Problem(found.digest, found.path, found.kind, _MESSAGES[found.kind]))
     problems += wanted.missing(places)
-    total = sum(blob.size for blob in blobs)
-    checked = read = 0
-    chosen = [blob for blob in blobs if not quick or wanted.size_problem(blob) is not None]
-    watch = None if progress is None else _with_total(progress, total if not quick else None)
-    for verdict in verify_blobs(engine, chosen, threads=threads, progress=watch):
+    checked = same = read = 0
+    for verdict in verify_blobs(engine, blobs, quick=quick, threads=threads, progress=progress):
         blob = verdict.blob
         problem = None
-        if verdict.state in ("good", "corrupt"):
+        if verdict.state in ("good", "same", "corrupt"):
             checked += 1
+            same += verdict.state == "same"
             read += blob.size
-        if verdict.state in ("corrupt", "non-regular"):
+        if verdict.state in ("corrupt", "non-regular", "unreadable"):
             problem = Problem(blob.digest, blob.path, verdict.state, verdict.detail)
         elif verdict.state != "gone":
             problem = wanted.size_problem(blob)
@@ -181,11 +184,7 @@ def scrub(
             if moved is not None:
                 problem = problem._replace(detail=f"{problem.detail}; moved to {moved}")
         problems.append(problem)
-    return ScrubReport(checked, read, problems)
-
-
-def _with_total(progress: Progress, total: int | None) -> Progress:
-    return lambda done, _: progress(done, total)
+    return ScrubReport(checked, read, problems, by_checksum=same)
 
 
 def _note(problem: Problem) -> dict[str, Any]:
@@ -239,6 +238,10 @@ class _Wanted:
             try:
                 document = read_fields(self._engine, link)
             except (NotExistError, InvalidError, UnknownAlgorithmError):
+                continue
+            except OSError as error:
+                if error.errno in _OURS:
+                    raise
                 continue
             found = [(child, digest) for child in children(document)]
             if found and getattr(document, "subject", None) is found[-1][0]:

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "stream.h"
 
@@ -76,20 +77,10 @@ const char *fc_evp_version(void)
     return evp.version(0);
 }
 
-const void *fc_evp_fetch(const char *name)
-{
-    return evp.md_fetch ? evp.md_fetch(NULL, name, NULL) : evp.md_by_name(name);
-}
-
-int fc_evp_size(const void *md)
-{
-    return evp.md_size(md);
-}
-
-void *fc_evp_new(const void *md)
+static void *begin(const fc_algorithm *algorithm)
 {
     void *context = evp.ctx_new();
-    if (context && evp.init(context, md, NULL) != 1) {
+    if (context && evp.init(context, algorithm->md, NULL) != 1) {
         evp.ctx_free(context);
         context = NULL;
     }
@@ -101,7 +92,7 @@ int fc_evp_reset(void *context)
     return evp.init(context, NULL, NULL) == 1 ? 0 : FC_EDIGEST;
 }
 
-void *fc_evp_copy(const void *from)
+static void *copy(const void *from)
 {
     void *context = evp.ctx_new();
     if (context && evp.ctx_copy(context, from) != 1) {
@@ -111,20 +102,39 @@ void *fc_evp_copy(const void *from)
     return context;
 }
 
-void fc_evp_free(void *context)
+static void end(void *context)
 {
     if (context)
         evp.ctx_free(context);
 }
 
-int fc_evp_update(void *context, const void *data, size_t size)
+static int update(void *context, const void *data, size_t size)
 {
     return evp.update(context, data, size) == 1 ? 0 : FC_EDIGEST;
 }
 
-int fc_evp_final(void *context, unsigned char *digest)
+static int final(void *context, unsigned char *digest)
 {
     return evp.final(context, digest, NULL) == 1 ? 0 : FC_EDIGEST;
+}
+
+const fc_algorithm *fc_evp_fetch(const char *name)
+{
+    const void *md = evp.md_fetch ? evp.md_fetch(NULL, name, NULL) : evp.md_by_name(name);
+    fc_algorithm *algorithm = md ? malloc(sizeof *algorithm) : NULL;
+
+    if (algorithm)
+        *algorithm = (fc_algorithm){
+            .digest_size = evp.md_size(md),
+            .md = md,
+            .begin = begin,
+            .copy = copy,
+            .end = end,
+            .reset = fc_evp_reset,
+            .update = update,
+            .final = final,
+        };
+    return algorithm;
 }
 
 void fc_evp_reason(char *text, size_t size)

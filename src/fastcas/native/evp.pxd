@@ -1,12 +1,7 @@
+from fastcas.native.algorithm cimport fc_algorithm
+
 cdef extern from "evp.h" nogil:
     int fc_evp_load(const char *hashlib_path)
     const char *fc_evp_version()
-    const void *fc_evp_fetch(const char *name)
-    int fc_evp_size(const void *md)
-    void *fc_evp_new(const void *md)
-    int fc_evp_reset(void *context)
-    void *fc_evp_copy(const void *context)
-    void fc_evp_free(void *context)
-    int fc_evp_update(void *context, const void *data, size_t size)
-    int fc_evp_final(void *context, unsigned char *digest)
+    const fc_algorithm *fc_evp_fetch(const char *name)
     void fc_evp_reason(char *text, size_t size)

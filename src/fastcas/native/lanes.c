@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "evp.h"
 #include "lanes_kernels.h"
 #include "stream.h"
 
@@ -41,21 +40,23 @@ const fc_sha256_kernel *fc_sha256_supported(size_t number)
     return NULL;
 }
 
-int fc_lanes_open(fc_lanes *lanes, const fc_sha256_kernel *kernel, const void *md)
+int fc_lanes_open(fc_lanes *lanes, const fc_sha256_kernel *kernel, const fc_algorithm *algorithm)
 {
     memset(lanes, 0, sizeof *lanes);
     lanes->kernel = kernel;
     lanes->lanes = kernel ? kernel->lanes : 1;
-    lanes->digest_size = kernel ? FC_SHA256_SIZE : fc_evp_size(md);
-    if (!kernel && !(lanes->context = fc_evp_new(md)))
+    lanes->digest_size = kernel ? FC_SHA256_SIZE : algorithm->digest_size;
+    lanes->algorithm = algorithm;
+    if (!kernel && !(lanes->state = algorithm->begin(algorithm)))
         return FC_EDIGEST;
     return 0;
 }
 
 void fc_lanes_close(fc_lanes *lanes)
 {
-    fc_evp_free(lanes->context);
-    lanes->context = NULL;
+    if (lanes->state)
+        lanes->algorithm->end(lanes->state);
+    lanes->state = NULL;
 }
 
 int fc_lanes_start(fc_lanes *lanes, int lane)
@@ -67,7 +68,7 @@ int fc_lanes_start(fc_lanes *lanes, int lane)
     stream->size = 0;
     stream->left = stream->filled = 0;
     stream->ending = stream->padded = 0;
-    return lanes->context ? fc_evp_reset(lanes->context) : 0;
+    return lanes->state ? lanes->algorithm->reset(lanes->state) : 0;
 }
 
 void fc_lanes_feed(fc_lanes *lanes, int lane, const void *data, size_t size)
@@ -160,10 +161,10 @@ static int run_alone(fc_lanes *lanes)
     if (stream->phase != FC_LANE_FED)
         return 0;
     if (stream->left)
-        status = fc_evp_update(lanes->context, stream->data, stream->left);
+        status = lanes->algorithm->update(lanes->state, stream->data, stream->left);
     stream->left = 0;
     if (!status && stream->ending)
-        status = fc_evp_final(lanes->context, stream->block);
+        status = lanes->algorithm->final(lanes->state, stream->block);
     stream->phase = stream->ending ? FC_LANE_DONE : FC_LANE_HUNGRY;
     return status;
 }
@@ -205,7 +206,7 @@ uint64_t fc_lanes_take(fc_lanes *lanes, int lane, unsigned char *digest)
 {
     fc_lanes_stream *stream = &lanes->stream[lane];
 
-    if (lanes->context)
+    if (lanes->state)
         memcpy(digest, stream->block, (size_t)lanes->digest_size);
     else
         for (int i = 0; i < 8; i++)

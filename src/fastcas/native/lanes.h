@@ -2,13 +2,15 @@
    of each other fill those waits, each in a lane of one loop.
 
    Streams of any lengths, given piece by piece: `fc_lanes_run` goes to the end of the shortest piece, and the lane that it
-   leaves behind gets another piece or another stream. Where the CPU has no kernel, and for other algorithms, libcrypto does
-   the same with one lane. Nothing here needs the GIL or a thread; one fc_lanes serves one thread at a time. */
+   leaves behind gets another piece or another stream. Where the CPU has no kernel, and for other algorithms, the algorithm's own
+   code does the same with one lane. Nothing here needs the GIL or a thread; one fc_lanes serves one thread at a time. */
 #ifndef FASTCAS_LANES_H
 #define FASTCAS_LANES_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+#include "algorithm.h"
 
 enum { FC_LANES_MAX = 4, FC_SHA256_BLOCK = 64, FC_SHA256_SIZE = 32 };
 
@@ -48,14 +50,15 @@ typedef struct {
 
 typedef struct {
     const fc_sha256_kernel *kernel;
-    void *context; /* libcrypto's, without a kernel */
+    const fc_algorithm *algorithm; /* without a kernel: */
+    void *state;
     int digest_size;
     int lanes; /* 1 without a kernel */
     fc_lanes_stream stream[FC_LANES_MAX];
 } fc_lanes;
 
-/* `kernel`: of fc_sha256_supported, for SHA-256; or NULL, and `md` of fc_evp_fetch. 0 or FC_EDIGEST. */
-int fc_lanes_open(fc_lanes *lanes, const fc_sha256_kernel *kernel, const void *md);
+/* `kernel`: of fc_sha256_supported, for SHA-256; or NULL, and the algorithm. 0 or FC_EDIGEST. */
+int fc_lanes_open(fc_lanes *lanes, const fc_sha256_kernel *kernel, const fc_algorithm *algorithm);
 void fc_lanes_close(fc_lanes *lanes);
 /* A new stream in a lane, whatever was there: HUNGRY. 0 or FC_EDIGEST. */
 int fc_lanes_start(fc_lanes *lanes, int lane);

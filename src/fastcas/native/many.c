@@ -17,7 +17,6 @@
 enum {
     STACK_SIZE = 512 << 10,
     SKEW = 17 * 64, /* streams at the same offsets within a page would share the few places of the cache for those */
-    STRIDE = FC_MANY_SLOT + SKEW,
     MEMORY_PIECE = 1 << 20,
     FORGET_STEP = 8 << 20,
 };
@@ -36,6 +35,7 @@ struct fc_many_worker {
     pthread_t thread;
     fc_lanes lanes;
     source source[FC_LANES_MAX];
+    void *checksum[FC_LANES_MAX]; /* states of many->checksum */
     unsigned char *slots;
 };
 
@@ -100,11 +100,13 @@ static void forget(source *from, uint64_t size)
    begun: one byte more is asked for, so that a small one takes one call. */
 static int supply_file(fc_many_worker *worker, int lane)
 {
+    const fc_algorithm *checksum = worker->many->checksum;
     source *from = &worker->source[lane];
     uint64_t left = from->item->size - from->offset;
-    size_t wanted = left < FC_MANY_SLOT ? (size_t)left + 1 : FC_MANY_SLOT;
-    unsigned char *slot = worker->slots + (size_t)lane * STRIDE;
+    size_t most = worker->many->slot, wanted = left < most ? (size_t)left + 1 : most;
+    unsigned char *slot = worker->slots + (size_t)lane * (most + SKEW);
     ssize_t n;
+    int status = 0;
 
     if (from->cold && from->offset - from->forgotten >= FORGET_STEP)
         forget(from, FORGET_STEP);
@@ -117,13 +119,15 @@ static int supply_file(fc_many_worker *worker, int lane)
         return FC_ELONG;
     if (!n && left)
         return FC_ESHORT;
+    if (checksum)
+        status = checksum->update(worker->checksum[lane], slot, (size_t)n);
     if (n)
         fc_lanes_feed(&worker->lanes, lane, slot, (size_t)n);
     from->offset += (uint64_t)n;
     if (from->offset == from->item->size && (size_t)n < wanted)
         fc_lanes_end(&worker->lanes, lane);
     __atomic_fetch_add(&worker->many->hashed, (uint64_t)n, __ATOMIC_RELAXED);
-    return 0;
+    return status;
 }
 
 static int supply_memory(fc_many_worker *worker, int lane)
@@ -171,11 +175,12 @@ static void fail(fc_many_worker *worker, int lane, int status)
 
 static void succeed(fc_many_worker *worker, int lane)
 {
+    const fc_algorithm *checksum = worker->many->checksum;
     fc_many_item *item = worker->source[lane].item;
 
     fc_lanes_take(&worker->lanes, lane, item->digest);
     release(&worker->source[lane]);
-    item->status = 0;
+    item->status = checksum ? checksum->final(worker->checksum[lane], item->checksum) : 0;
 }
 
 /* ---- one thread ---- */
@@ -199,6 +204,8 @@ static int begin(fc_many_worker *worker, int lane)
     status = open_item(from);
     if (!status)
         status = fc_lanes_start(&worker->lanes, lane);
+    if (!status && many->checksum)
+        status = many->checksum->reset(worker->checksum[lane]);
     if (status)
         fail(worker, lane, status);
     return 1;
@@ -265,13 +272,27 @@ static void *work(void *argument)
 static int prepare_worker(fc_many *many, int number, int width)
 {
     fc_many_worker *worker = &many->workers[number];
-    int status = fc_lanes_open(&worker->lanes, many->kernel, many->md);
+    int status = fc_lanes_open(&worker->lanes, many->kernel, many->algorithm);
 
     worker->many = many;
-    worker->slots = (unsigned char *)many->memory + (size_t)number * (size_t)width * STRIDE;
+    worker->slots = (unsigned char *)many->memory + (size_t)number * (size_t)width * (many->slot + SKEW);
     if (worker->lanes.lanes > width)
         worker->lanes.lanes = width;
+    for (int lane = 0; many->checksum && lane < worker->lanes.lanes && !status; lane++)
+        if (!(worker->checksum[lane] = many->checksum->begin(many->checksum)))
+            status = -ENOMEM;
     return status;
+}
+
+static void close_worker(fc_many_worker *worker)
+{
+    for (int lane = 0; lane < FC_LANES_MAX; lane++) {
+        release(&worker->source[lane]);
+        if (worker->checksum[lane])
+            worker->many->checksum->end(worker->checksum[lane]);
+        worker->checksum[lane] = NULL;
+    }
+    fc_lanes_close(&worker->lanes);
 }
 
 int fc_many_open(fc_many *many)
@@ -303,7 +324,8 @@ int fc_many_open(fc_many *many)
     many->workers = calloc((size_t)threads, sizeof *many->workers);
     if (!many->workers)
         return -ENOMEM;
-    many->memory_size = (size_t)threads * (size_t)width * STRIDE;
+    many->slot = many->kernel ? FC_MANY_SLOT : FC_MANY_SLOT_ALONE;
+    many->memory_size = (size_t)threads * (size_t)width * (many->slot + SKEW);
     many->memory = mmap(NULL, many->memory_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (many->memory == MAP_FAILED) {
         many->memory = NULL;
@@ -312,8 +334,10 @@ int fc_many_open(fc_many *many)
     status = prepare_worker(many, 0, width);
     for (int i = 1; i < threads && !status; i++) {
         fc_many_worker *worker = &many->workers[i];
-        if (prepare_worker(many, i, width))
+        if (prepare_worker(many, i, width)) {
+            close_worker(worker);
             break;
+        }
         pthread_mutex_lock(&many->mutex);
         many->working++;
         pthread_mutex_unlock(&many->mutex);
@@ -321,7 +345,7 @@ int fc_many_open(fc_many *many)
             pthread_mutex_lock(&many->mutex);
             many->working--;
             pthread_mutex_unlock(&many->mutex);
-            fc_lanes_close(&worker->lanes);
+            close_worker(worker);
             break;
         }
         many->started++;
@@ -357,11 +381,8 @@ void fc_many_close(fc_many *many)
     __atomic_store_n(&many->stop, 1, __ATOMIC_RELEASE);
     for (int i = 1; i <= threads; i++)
         pthread_join(many->workers[i].thread, NULL);
-    for (int i = 0; many->workers && i <= threads; i++) {
-        for (int lane = 0; lane < FC_LANES_MAX; lane++)
-            release(&many->workers[i].source[lane]);
-        fc_lanes_close(&many->workers[i].lanes);
-    }
+    for (int i = 0; many->workers && i <= threads; i++)
+        close_worker(&many->workers[i]);
     if (many->memory)
         munmap(many->memory, many->memory_size);
     free(many->workers);

@@ -3,7 +3,7 @@
    Each thread has the lanes of one fc_lanes, and takes the next item whenever one of them is free, so that long and short
    items mix and no thread waits for another before there is nothing left. The calling thread is one of them.
 
-   Files are read from their beginning to their end, `FC_MANY_SLOT` bytes of each lane at a time. What of a file wasn't in the
+   Files are read from their beginning to their end, FC_MANY_SLOT bytes of each lane at a time. What of a file wasn't in the
    page cache before doesn't stay there either. */
 #ifndef FASTCAS_MANY_H
 #define FASTCAS_MANY_H
@@ -18,6 +18,7 @@
 
 enum {
     FC_MANY_SLOT = 64 << 10,
+    FC_MANY_SLOT_ALONE = 1 << 20, /* of a single lane: reads are quicker so */
     FC_MANY_THREADS = 64,
     FC_ESKIPPED = -10007, /* another item failed first */
     FC_EKIND = -10008,    /* no regular file */
@@ -35,6 +36,7 @@ typedef struct {
     int status;                /* 0, a negative errno, FC_EKIND, FC_EDIGEST, FC_ESKIPPED; or FC_ESHORT or FC_ELONG,
                                   when a file was shortened or extended meanwhile */
     unsigned char digest[FC_DIGEST_MAX];
+    unsigned char checksum[FC_DIGEST_MAX]; /* of a file, where fc_many has `checksum` */
 } fc_many_item;
 
 typedef struct fc_many_worker fc_many_worker;
@@ -44,7 +46,8 @@ typedef struct {
     fc_many_item *items;
     size_t count;
     const fc_sha256_kernel *kernel; /* as for fc_lanes_open */
-    const void *md;
+    const fc_algorithm *algorithm;
+    const fc_algorithm *checksum; /* a second digest of each file, from the same reads; NULL: none */
     int threads;
     int stop_at_failure; /* what hasn't begun when an item fails becomes FC_ESKIPPED */
     /* read by the caller */
@@ -57,7 +60,7 @@ typedef struct {
     pid_t owner;
     fc_many_worker *workers;
     void *memory;
-    size_t memory_size;
+    size_t memory_size, slot;
     pthread_mutex_t mutex;
     pthread_cond_t finished;
 } fc_many;

@@ -1,5 +1,6 @@
 from libc.stdint cimport uint64_t
 
+from fastcas.native.algorithm cimport fc_algorithm
 from fastcas.native.lanes cimport fc_sha256_kernel
 from fastcas.native.stream cimport FC_DIGEST_MAX
 
@@ -22,12 +23,14 @@ cdef extern from "many.h" nogil:
         uint64_t found
         int status
         unsigned char digest[FC_DIGEST_MAX]
+        unsigned char checksum[FC_DIGEST_MAX]
 
     ctypedef struct fc_many:
         fc_many_item *items
         size_t count
         const fc_sha256_kernel *kernel
-        const void *md
+        const fc_algorithm *algorithm
+        const fc_algorithm *checksum
         int threads
         int stop_at_failure
         uint64_t hashed

@@ -55,12 +55,16 @@ static int write_out(fc_sink *sink, const unsigned char *data, size_t size)
 
 static int store(fc_sink *sink, const unsigned char *data, size_t size)
 {
-    int status;
+    int status = 0;
 
     if (sink->owner != getpid())
         return FC_EFORKED;
-    status = sink->fd < 0 ? 0 : write_out(sink, data, size);
-    sink->storing = status < 0;
+    if (sink->checksum.update)
+        status = sink->checksum.update(sink->checksum.state, data, size);
+    if (!status && sink->fd >= 0) {
+        status = write_out(sink, data, size);
+        sink->storing = status < 0;
+    }
     return status;
 }
 

@@ -70,6 +70,7 @@ typedef struct {
 
 typedef struct {
     fc_lane lane;
+    fc_hasher checksum; /* of what is stored, made by the calling thread; without `update`: none */
     int fd;         /* where the bytes go; -1: nowhere, they are only hashed */
     int writeback;  /* start the disk early, because an fsync will follow */
     int polled;     /* the source may block: wait for it in short steps */

@@ -22,6 +22,7 @@ cdef extern from "stream.h" nogil:
         fc_hasher hasher
 
     ctypedef struct fc_sink:
+        fc_hasher checksum
         int polled
         int storing
         uint64_t size
