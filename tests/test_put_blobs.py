@@ -61,18 +61,12 @@ def check_sound(cas, layout):
     assert [name for name in os.listdir(layout) if name.endswith(".tmp")] == []
 
 
-@pytest.fixture(params=["group", "named", "no-openat2", "one-thread"])
+@pytest.fixture(params=["group", "named", "no-openat2"])
 def way(request, monkeypatch):
     if request.param == "named":
         monkeypatch.setattr("fastcas.dir.temp.HAVE_O_TMPFILE", False)
     elif request.param == "no-openat2":
         monkeypatch.setattr("fastcas.dir.root.HAVE_OPENAT2", False)
-    elif request.param == "one-thread":
-
-        def refuse(*_):
-            raise RuntimeError("can't start new thread")
-
-        monkeypatch.setattr(batch, "start_new_thread", refuse)
     return request.param
 
 

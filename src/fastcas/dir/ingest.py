@@ -107,11 +107,9 @@ class Ingest:
         expected_size: int | None = None,
         progress: Callable[[int, int | None], object] | None = None,
         helper: bool = True,
-        watch: Callable[[_core.Sink], object] | None = None,
     ) -> tuple[Temp, Digest, int]:
         """Stores the source in a temporary file, which the caller discards; returns it, the digest
-        and the size, checked. Nothing is synced. ``helper`` as in _core.Sink, which
-        ``watch`` is given."""
+        and the size, checked. Nothing is synced. ``helper`` as in _core.Sink."""
         temp = Temp(self._root, self._lock, BLOB_MODE)
         try:
             sink = _core.Sink(
@@ -123,8 +121,6 @@ class Ingest:
                 progress=progress,
                 helper=helper,
             )
-            if watch is not None:
-                watch(sink)
             try:
                 encoded, size = self._store(source, sink, expected_digest, expected_size)
             finally:
