@@ -28,7 +28,7 @@ from groups.get import copy_out, get_large
 from groups.images import collect_images, walk_images
 from groups.index import index_update
 from groups.listing import list_blobs
-from groups.put import put_large, put_reader
+from groups.put import put_large, put_many, put_reader
 from groups.small import get_small, put_small
 from peers.program import Umoci
 from table import markdown, rewrite_readme
@@ -37,6 +37,7 @@ from table import markdown, rewrite_readme
 GROUPS: dict[str, Callable[[Context], Iterator[Group]]] = {
     "put-large": put_large,
     "put-reader": put_reader,
+    "put-many": put_many,
     "get-large": get_large,
     "copy": copy_out,
     "index": index_update,

@@ -1,4 +1,4 @@
-"""One large blob stored: from a file, from a Python reader."""
+"""One large blob stored: from a file, from a Python reader; and many by one call."""
 
 from __future__ import annotations
 
@@ -102,3 +102,66 @@ def put_reader(context: Context) -> Iterator[Group]:
             Row("put from a Python `read(n)`", "read", None, "naive", "evp", (("bound", 0.85),)),
         ]  # fmt: skip
         yield Group("put from a Python reader", durability, systems, rows, size=context.scale.large)
+
+
+def put_many(context: Context) -> Iterator[Group]:
+    """Files by one put_blobs; the others store them one by one."""
+    for count in (16, 128):
+        size = context.scale.large // count
+        folder = context.base / f"many-{count}"
+        folder.mkdir()
+        sources, digests = [], []
+        for number in range(count):
+            piece = context.content[number * size : (number + 1) * size]
+            sources.append(folder / str(number))
+            sources[-1].write_bytes(piece)
+            digests.append(bed.digest_of(piece))
+        bed.settle(context.base)
+        for durability in ("full", "none"):
+            yield many_group(context, durability, sources, digests, size)
+        shutil.rmtree(folder)
+
+
+def many_group(
+    context: Context, durability: str, sources: list[Path], digests: list[str], size: int
+) -> Group:
+    def timed(put: Callable[[Path], tuple[float, list[str]]]) -> System:
+        def run() -> float:
+            root = bed.fresh(context.base)
+            elapsed, found = put(root)
+            expect(found, digests)
+            shutil.rmtree(root)
+            return elapsed
+
+        return run
+
+    def ours(root: Path) -> tuple[float, list[str]]:
+        with fastcas.create(root, durability=durability) as cas:
+            context.settle(2 * context.scale.large)
+            started = time.perf_counter()
+            results = cas.put_blobs(sources)
+            return time.perf_counter() - started, [result.digest for result in results]
+
+    def naive(root: Path) -> tuple[float, list[str]]:
+        store = Store.create(root, sync=durability)
+        context.settle(2 * context.scale.large)
+        started = time.perf_counter()
+        found = [store.put_file(source) for source in sources]
+        elapsed = time.perf_counter() - started
+        store.close()
+        return elapsed, found
+
+    def umoci(root: Path) -> tuple[float, list[str]]:
+        context.call("create", root)
+        context.settle(2 * context.scale.large)
+        answers = [context.call("put", root, source) for source in sources]
+        return sum(answer["ns"] for answer in answers) / 1e9, [one["digest"] for one in answers]
+
+    systems = {"fastcas": timed(ours), "naive": timed(naive), "evp": context.evp}
+    peer, targets = None, ()
+    if durability == "full" or context.filesystem == "tmpfs":
+        peer = context.with_umoci(systems, timed(umoci))
+        targets = (("umoci", 3.0 if "avx512vl" in fastcas.backend else 2.6),)
+    name = f"put {len(sources)} x {bed.short_size(size)} by one `put_blobs` (others: one by one)"
+    row = Row(name, "fastcas", peer, "naive", "evp", targets)
+    return Group(name, durability, systems, [row], size=context.scale.large)
