@@ -560,9 +560,9 @@ enum { MOST = 100000 };
 struct { long what, inode; } seen[MOST]; /* what: a letter */
 int count, syncs, fail_sync, fail_directory, fail_thread;
 
-int pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*function)(void *), void *argument)
+int pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*run)(void *), void *with)
 {
-    return fail_thread ? EAGAIN : REAL(pthread_create)(thread, how, function, argument);
+    return fail_thread ? EAGAIN : REAL(pthread_create)(thread, how, run, with);
 }
 
 static int note(char what, int fd)

@@ -28,9 +28,9 @@ Staged = namedtuple("Staged", "number source temp digest size")
 class Publication:
     """What a group has stored, and single files beside it, on their way to their names.
 
-    ``sync``, then ``name``, which fills in ``results``, by number; then there are ``failures`` as (number,
-    source, error), and ``odd``: what has to be put in the general way; ``size`` are the bytes of the
-    group's results. Discarding and closing is the caller's.
+    ``sync``, then ``name``, which fills in ``results``, by number; then there are ``failures`` as
+    (number, source, error), and ``odd``: what has to be put in the general way; ``size`` are the bytes
+    of the group's results. Discarding and closing is the caller's.
     """
 
     def __init__(
