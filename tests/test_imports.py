@@ -21,6 +21,7 @@ RANKS = [
     ["__init__"],
     ["dir.engine"],
     ["dir.batch"],
+    ["dir.publication"],
     ["dir.clean", "dir.index", "dir.ingest", "dir.quarantine", "dir.reader", "dir.sweep"],
     ["dir.durability", "dir.scan", "dir.temp"],
     ["dir.lock"],
