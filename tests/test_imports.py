@@ -21,6 +21,7 @@ RANKS = [
     ["__init__"],
     ["dir.engine"],
     ["dir.batch"],
+    ["dir.publication"],
     ["dir.check", "dir.clean", "dir.index", "dir.ingest", "dir.quarantine", "dir.reader", "dir.sweep"],
     ["dir.checksums"],
     ["dir.durability", "dir.scan", "dir.temp"],

@@ -10,6 +10,7 @@ import resource
 import signal
 import stat
 import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -20,6 +21,7 @@ import pytest
 
 import fastcas
 from conftest import NOBODY
+from fastcas import _core
 from fastcas.dir import batch
 from fastcas.errors import ClosedError, UnsupportedError
 from preload import build_shim, run_with_shim
@@ -62,18 +64,12 @@ def check_sound(cas, layout):
     assert [name for name in os.listdir(layout) if name.endswith(".tmp")] == []
 
 
-@pytest.fixture(params=["group", "named", "no-openat2", "one-thread"])
+@pytest.fixture(params=["group", "named", "no-openat2"])
 def way(request, monkeypatch):
     if request.param == "named":
         monkeypatch.setattr("fastcas.dir.temp.HAVE_O_TMPFILE", False)
     elif request.param == "no-openat2":
         monkeypatch.setattr("fastcas.dir.root.HAVE_OPENAT2", False)
-    elif request.param == "one-thread":
-
-        def refuse(*_):
-            raise RuntimeError("can't start new thread")
-
-        monkeypatch.setattr(batch, "start_new_thread", refuse)
     return request.param
 
 
@@ -214,6 +210,73 @@ def test_memory_is_bounded(layout):
             tracemalloc.stop()
         assert len(cas) == 1500
     assert peak < 2 * batch.MOST_BYTES
+
+
+EDGES = """
+import hashlib, random, sys
+from pathlib import Path
+import fastcas
+from fastcas import _core
+
+SLOT = 64 << 10
+sizes = [0, 1, 55, 56, 63, 64, 65, 119, 120]
+for edge in (SLOT, 2 * SLOT, 4 * SLOT, 1 << 20, 2 << 20):
+    sizes += [edge - 64, edge - 9, edge - 8, edge - 1, edge, edge + 1, edge + 63, edge + 64]
+chosen = random.Random(7)
+sizes += [chosen.randrange(300_000) for _ in range(60)]
+chosen.shuffle(sizes)
+sizes += [9 << 20, (34 << 20) + 5]  # the last are left alone, one for each thread, then one
+folder = Path(sys.argv[1])
+folder.mkdir()
+contents, sources = [], []
+for number, size in enumerate(sizes):
+    contents.append(chosen.randbytes(size))
+    sources.append(contents[-1])
+    if number % 2:
+        sources[-1] = folder / str(number)
+        sources[-1].write_bytes(contents[-1])
+wanted = [("sha256:" + hashlib.sha256(c).hexdigest(), len(c)) for c in contents]
+for durability in ("none", "full"):
+    with fastcas.create(folder / durability, durability=durability) as cas:
+        assert cas.put_blobs(sources) == wanted
+        assert all(cas.read_blob(d, limit=1 << 30) == c for (d, _), c in zip(wanted, contents))
+print(fastcas.backend)
+"""
+
+
+@pytest.mark.parametrize("kernel", _core.KERNELS)
+def test_digests_by_every_kernel(tmp_path, kernel):
+    """Lengths around the edges of blocks, slots and split blobs."""
+    environment = {**os.environ, "FASTCAS_SHA256": kernel}
+    done = subprocess.run(
+        [sys.executable, "-c", EDGES, tmp_path / "work"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert kernel in done.stdout
+
+
+def test_a_path_that_no_file_can_have(layout):
+    with fastcas.create(layout, durability="none") as cas:
+        with pytest.raises(ValueError, match="null"):
+            cas.put_blobs([b"before", Path("a\0b"), b"after"])
+        assert digest_of(b"before") in cas
+
+
+def test_large_ones_after_a_failure_are_not_begun(layout, tmp_path):
+    """Reading the memory of this process from its beginning fails with EIO."""
+    later = [tmp_path / str(number) for number in range(50)]
+    for number, path in enumerate(later):
+        path.write_bytes(noise(1 << 20, number))
+    with fastcas.create(layout, durability="none") as cas:
+        with pytest.raises(OSError) as caught:
+            cas.put_blobs([b"before", Path("/proc/self/mem"), *later])
+        assert caught.value.errno == errno.EIO
+        assert caught.value.filename == "/proc/self/mem"
+        assert caught.value.source == Path("/proc/self/mem")
+        assert digest_of(b"before") in cas
+        assert len(cas) < 40
+        check_sound(cas, layout)
 
 
 def test_a_fifo_among_the_paths(layout, tmp_path):
@@ -484,6 +547,7 @@ def test_fork_in_the_middle(layout, tmp_path, monkeypatch, kind, goes):
 
 SHIM = r"""
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -495,7 +559,12 @@ SHIM = r"""
 
 enum { MOST = 100000 };
 struct { long what, inode; } seen[MOST]; /* what: a letter */
-int count, syncs, fail_sync, fail_directory;
+int count, syncs, fail_sync, fail_directory, fail_thread;
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*run)(void *), void *with)
+{
+    return fail_thread ? EAGAIN : REAL(pthread_create)(thread, how, run, with);
+}
 
 static int note(char what, int fd)
 {
@@ -693,3 +762,17 @@ def test_a_directory_that_cannot_be_synced(run, tmp_path):
         tmp_path / "image",
     )
     assert told["kinds"] == [errno.EIO] * 2
+
+
+def test_without_a_second_thread(run, tmp_path):
+    told = run(
+        """
+        contents = [*noise, random.Random(1).randbytes(5 << 20), random.Random(2).randbytes(1 << 20)]
+        with fastcas.create(sys.argv[1]) as cas:
+            variable("fail_thread").value = 1
+            results = cas.put_blobs(contents)
+        told(right=[r.digest for r in results] == [digest_of(c) for c in contents])
+        """,
+        tmp_path / "image",
+    )
+    assert told == {"right": True}

@@ -17,25 +17,26 @@ from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t, uintptr_t
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from posix.unistd cimport close as close_descriptor
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
 from fastcas.native.algorithm cimport fc_algorithm
 from fastcas.native.evp cimport fc_evp_fetch, fc_evp_load, fc_evp_reason, fc_evp_version
-from fastcas.native.group cimport (
-    FC_GROUP_THREADS, fc_files, fc_files_kick, fc_files_sync, fc_group, fc_group_chunks, fc_group_publish,
-    fc_group_store, fc_item,
-)
+from fastcas.native.files cimport fc_files, fc_files_kick, fc_files_sync
 from fastcas.native.lanes cimport fc_sha256_kernel, fc_sha256_supported
 from fastcas.native.many cimport (
     FC_EKIND, FC_FILE, FC_MEMORY, FC_NAME, fc_many, fc_many_close, fc_many_item, fc_many_open, fc_many_run,
 )
 from fastcas.native.pool cimport (
-    FC_POOL_MAX, fc_pool, fc_pool_run, fc_pool_start, fc_pool_stop, fc_task,
+    FC_POOL_MAX, fc_pool, fc_pool_run, fc_pool_start, fc_pool_stop, fc_step,
 )
 from fastcas.native.small cimport (
     FC_SMALL, fc_small, fc_small_place, fc_small_put, fc_small_read, fc_small_verify,
+)
+from fastcas.native.store cimport (
+    FC_EUNBEGUN, FC_STORE_THREADS, fc_item, fc_store, fc_store_add, fc_store_close, fc_store_open,
+    fc_store_publish, fc_store_run, fc_store_start,
 )
 from fastcas.native.stream cimport (
     FC_DIGEST_MAX, FC_EDIGEST, FC_EFORKED, FC_ELIMIT, FC_ELONG, FC_EMISMATCH, FC_ESHORT, FC_SLAB,
@@ -71,6 +72,7 @@ cdef uint64_t COPY_STEP = 16 << 20
 cdef size_t GIL_FROM = 2048  # below this many bytes, letting go of the GIL costs more than it gives
 cdef size_t UPDATE_STEP = 32 << 20
 cdef size_t NAMES_BUFFER = 64 << 10
+cdef size_t PUBLISH_STEP = 64
 
 
 class KindError(Exception):
@@ -79,10 +81,6 @@ class KindError(Exception):
 
 class LimitError(Exception):
     """The source holds more bytes than the caller allows."""
-
-
-class StoppedError(Exception):
-    """Another thread has stopped the stream."""
 
 
 class ForkedError(RuntimeError):
@@ -448,7 +446,6 @@ cdef class Sink:
     cdef uint64_t told
     cdef uint64_t burst
     cdef bint open
-    cdef bint stopped
 
     def __cinit__(self, int fd, str algorithm not None, *, int64_t expected=-1, int64_t limit=-1,
                   bint writeback=False, progress=None, bint helper=True, bint checksum=False):
@@ -490,8 +487,6 @@ cdef class Sink:
     cdef int beat(self) except -1:
         """Between two sections: signals, and the one who watches."""
         PyErr_CheckSignals()
-        if self.stopped:
-            raise StoppedError()
         if self.progress is not None and self.sink.size - self.told >= PROGRESS_STEP:
             self.told = self.sink.size
             self.progress(self.sink.size, self.total)
@@ -582,10 +577,6 @@ cdef class Sink:
         if self.progress is not None:
             self.progress(self.sink.size, self.total)
         return digest[:self.digester.digest_size].hex(), self.sink.size
-
-    def stop(self):
-        """For any thread: the one that uses this stream meets StoppedError within a tenth of a second."""
-        self.stopped = True
 
     def abort(self):
         """Ends the stream; may be called at any time, and again."""
@@ -992,14 +983,220 @@ cdef tuple digest_alone(source, str algorithm):
     return digester.hexdigest(), done
 
 
-# ---- many small blobs, each step of all of them in one call
+# ---- many blobs on their way into a layout, each step of all of them in one call
 
-cdef int run_pool(fc_task task, void *context, size_t count, int threads) except -1:
-    """All tasks, on `threads` threads that end with it, in whatever way it ends."""
+cdef class Group:
+    """Up to `room` blobs on their way into a layout, as files with `mode` less the umask and `owner`
+    (uid, gid). SHA-256 runs in lanes, by the kernel that BACKEND says. With `checksums` the CHECKSUM of
+    the larger ones is taken too.
+
+    ``open`` it, ``add`` them, then ``store``, and if they have to be durable (`sync`) ``sync`` and
+    ``publish``; ``close`` in any case, and from there on again. Memory: two slabs, besides the blobs
+    that are bytes. Not to be used by two threads at once.
+    """
+
+    cdef fc_store store_
+    cdef fc_small_place to
+    cdef readonly size_t room
+    cdef list sources  # keeps the memory
+    cdef list slabs
+    cdef bint opened
+
+    def __cinit__(self, str algorithm not None, size_t room, *, unsigned int mode, owner=None, bint sync,
+                  bint checksums=False):
+        self.room = room
+        self.sources = []
+        self.to.mode = mode
+        self.to.sync = sync
+        self.to.chown = owner is not None
+        if self.to.chown:
+            self.to.uid, self.to.gid = owner
+        self.store_.kernel = <const fc_sha256_kernel *><uintptr_t>(kernels[LANES] if algorithm == "sha256" else 0)
+        self.store_.algorithm = find_algorithm(algorithm)
+        self.store_.checksum = find_algorithm(CHECKSUM) if checksums else NULL
+        self.store_.items = <fc_item *>calloc(room + 1, sizeof(fc_item))
+        if self.store_.items is NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        if self.store_.items is not NULL:
+            self.drop()
+            free(self.store_.items)
+
+    def __len__(self):
+        return self.store_.count
+
+    @property
+    def taken(self):
+        """Bytes so far, of all that don't fail."""
+        return self.store_.taken
+
+    @property
+    def failed(self):
+        """Whether one has failed: what comes after it isn't begun any more."""
+        return self.store_.failed < self.store_.count
+
+    def open(self, int dirfd, int directory):
+        """Begins with nothing. Both descriptors must stay open until ``close``: of the root, where files
+        without a name are made, and of the directory in which they get their names."""
+        cdef fc_store fresh
+        cdef int status
+        self.close()
+        memset(&fresh, 0, sizeof(fresh))
+        fresh.kernel = self.store_.kernel
+        fresh.algorithm = self.store_.algorithm
+        fresh.checksum = self.store_.checksum
+        fresh.items = self.store_.items
+        fresh.to = &self.to
+        fresh.place = directory
+        self.to.dirfd = dirfd
+        self.slabs = [take_slab() for _ in range(FC_STORE_THREADS)]
+        for seat in range(FC_STORE_THREADS):
+            fresh.seat[<int>seat].slab = (<_Slab>self.slabs[seat]).memory
+        self.store_ = fresh
+        if not self.works():
+            return
+        self.opened = True
+        status = fc_store_open(&self.store_)
+        if status < 0:
+            raise failure(status)
+
+    cdef bint works(self) noexcept:
+        """With hashlib's objects it doesn't: all of them the general way."""
+        return self.store_.kernel is not NULL or self.store_.algorithm is not NULL
+
+    cdef fc_item *new_item(self, bytes source) except NULL:
+        cdef fc_item *item
+        if self.store_.count >= self.room:
+            raise ValueError(f"this group has {self.room} blobs already")
+        self.sources.append(source)
+        item = &self.store_.items[self.store_.count]
+        memset(item, 0, sizeof(fc_item))
+        item.fd = -1
+        item.status = 1
+        return item
+
+    cdef void added(self) noexcept:
+        if self.opened:
+            fc_store_add(&self.store_)
+        else:
+            self.store_.count += 1
+
+    def add_bytes(self, bytes data not None):
+        """Adds the blob `data`."""
+        cdef fc_item *item = self.new_item(data)
+        item.data = <const unsigned char *>PyBytes_AS_STRING(data)
+        item.size = <uint64_t>len(data)
+        self.added()
+
+    def add_path(self, bytes path not None):
+        """Adds the content of the file `path`, which is opened when its turn comes."""
+        cdef fc_item *item = self.new_item(path)
+        item.path = PyBytes_AS_STRING(path)
+        self.added()
+
+    def start(self):
+        """Lets a second thread begin with them, while more are added."""
+        if self.opened:
+            with nogil:
+                fc_store_start(&self.store_)
+
+    def store(self, beat=None):
+        """Writes each to a file without a name, and gives it the name at once unless they have to be
+        synced first. Nothing can be added any more. `beat()` is called ten times a second."""
+        cdef int status = 1
+        while self.opened and status == 1:
+            with nogil:
+                status = fc_store_run(&self.store_)
+            if status < 0:
+                raise failure(status)
+            PyErr_CheckSignals()
+            if beat is not None:
+                beat()
+
+    def sync(self, others):
+        """Makes what was stored durable, and the open files `others` too. Returns a list that has for
+        each of those 0 or the errno; a file of the group that fails has it in its outcome."""
+        cdef size_t i, n = 0
+        cdef list wanted = [i for i in range(self.store_.count) if self.store_.items[i].fd >= 0]
+        cdef list statuses = sync_files([self.store_.items[<size_t>j].fd for j in wanted] + list(others))
+        for n, j in enumerate(wanted):
+            self.store_.items[<size_t>j].status = -<int>statuses[n]
+        return statuses[len(wanted):]
+
+    def publish(self):
+        """Gives each file that was stored, and didn't fail, its name."""
+        cdef size_t i = 0, end
+        while i < self.store_.count:
+            end = min(i + PUBLISH_STEP, self.store_.count)
+            with nogil:
+                while i < end:
+                    fc_store_publish(&self.store_.items[i], self.store_.place)
+                    i += 1
+            PyErr_CheckSignals()
+
+    def outcome(self):
+        """For each blob, in order: (digest in hexadecimal digits or None where it isn't known, size,
+        an OSError or None, whether it was stored). What wasn't, without an error, has to be put in
+        the general way: its name exists, or something is unusual; or it comes after one that failed."""
+        cdef size_t i
+        cdef fc_item *item
+        cdef list outcome = []
+        for i in range(self.store_.count):
+            item = &self.store_.items[i]
+            outcome.append((
+                item.name.decode("ascii") if item.name[0] else None,
+                item.size,
+                None if item.status >= 0 or item.status == FC_EUNBEGUN else self.why(i),
+                item.status == 0,
+            ))
+        return outcome
+
+    def checksums(self):
+        """The CHECKSUM, in hexadecimal digits, of what was stored and didn't fit into a slot, by digest."""
+        cdef size_t i
+        cdef fc_item *item
+        cdef dict found = {}
+        for i in range(self.store_.count):
+            item = &self.store_.items[i]
+            if item.status == 0 and item.summed:
+                found[item.name.decode("ascii")] = item.checksum[:self.store_.checksum.digest_size].hex()
+        return found
+
+    cdef object why(self, size_t number):
+        error = failure(self.store_.items[number].status)
+        if self.store_.items[number].reading:
+            error.filename = os.fsdecode(self.sources[number])
+        return error
+
+    def close(self):
+        """Ends what is under way, drops what was not published, and empties the group."""
+        self.drop()
+        self.sources.clear()
+
+    cdef void drop(self) noexcept:
+        cdef size_t i
+        if self.opened:
+            self.opened = False
+            with nogil:
+                fc_store_close(&self.store_)
+        for i in range(self.store_.count):
+            if self.store_.items[i].fd >= 0:
+                close_descriptor(self.store_.items[i].fd)
+        self.store_.count = 0
+        self.store_.taken = 0
+        if self.slabs is not None:
+            for slab in self.slabs:
+                give_slab(slab)
+            self.slabs = None
+
+
+cdef int run_pool(fc_step step, void *context, int threads) except -1:
+    """All steps, on `threads` threads that end with it, in whatever way it ends."""
     cdef fc_pool pool
     cdef int status = 1
     with nogil:
-        fc_pool_start(&pool, task, context, count, threads)
+        fc_pool_start(&pool, step, context, threads)
     try:
         while status == 1:
             with nogil:
@@ -1010,137 +1207,6 @@ cdef int run_pool(fc_task task, void *context, size_t count, int threads) except
     finally:
         with nogil:
             fc_pool_stop(&pool)
-
-
-cdef class Group:
-    """Up to `room` blobs of at most SMALL bytes each, on their way into a layout.
-
-    ``add`` them, then ``store``, ``sync`` if they have to be durable, ``publish``, and ``close`` in any
-    case. Not to be used by two threads at once.
-    """
-
-    cdef fc_group group
-    cdef readonly size_t room
-    cdef str algorithm
-    cdef list sources  # keeps the memory
-
-    def __cinit__(self, str algorithm not None, size_t room):
-        self.algorithm = algorithm
-        self.room = room
-        self.sources = []
-        self.group.items = <fc_item *>calloc(room + 1, sizeof(fc_item))
-        if self.group.items is NULL:
-            raise MemoryError()
-
-    def __dealloc__(self):
-        if self.group.items is not NULL:
-            self.drop()
-            free(self.group.items)
-
-    def __len__(self):
-        return self.group.count
-
-    cdef fc_item *new_item(self, bytes source) except NULL:
-        cdef fc_item *item
-        if self.group.count >= self.room:
-            raise ValueError(f"this group has {self.room} blobs already")
-        self.sources.append(source)
-        item = &self.group.items[self.group.count]
-        item.fd = -1
-        item.name[0] = 0
-        item.status = 1
-        self.group.count += 1
-        return item
-
-    def add_bytes(self, bytes data not None):
-        """Adds the blob `data`."""
-        cdef fc_item *item
-        if len(data) > FC_SMALL:
-            raise ValueError(f"{len(data)} bytes are more than {FC_SMALL}")
-        item = self.new_item(data)
-        item.data = <const unsigned char *>PyBytes_AS_STRING(data)
-        item.size = <size_t>len(data)
-
-    def add_path(self, bytes path not None):
-        """Adds the content of the file `path`, which will be opened by ``store``."""
-        cdef fc_item *item = self.new_item(path)
-        item.data = NULL
-        item.path = PyBytes_AS_STRING(path)
-        item.size = 0
-
-    def store(self, int dirfd, int directory, *, unsigned int mode, owner=None, bint publish=False):
-        """Writes each to a file without a name beneath `dirfd`, with `mode` less the umask and `owner`
-        (uid, gid), unless the open `directory` has its name. With `publish` each gets its name there
-        at once."""
-        cdef fc_small_place to
-        cdef int seat
-        cdef list digesters = [take_digester(self.algorithm) for _ in range(FC_GROUP_THREADS)]
-        cdef list slabs = [take_slab() for _ in range(FC_GROUP_THREADS)]
-        to.dirfd = dirfd
-        to.place = NULL
-        to.mode = mode
-        to.sync = False
-        to.chown = owner is not None
-        if to.chown:
-            to.uid, to.gid = owner
-        self.group.to = &to
-        self.group.publish = publish
-        self.group.place = directory
-        for seat in range(FC_GROUP_THREADS):
-            self.group.seat[seat].hasher = (<Digester>digesters[seat]).hasher()
-            self.group.seat[seat].slab = (<_Slab>slabs[seat]).memory
-            if (<Digester>digesters[seat]).algorithm is NULL:
-                return  # Python objects: all of them the general way
-        try:
-            run_pool(fc_group_store, &self.group, fc_group_chunks(&self.group), FC_GROUP_THREADS)
-        finally:
-            for seat in range(FC_GROUP_THREADS):
-                give_digester(digesters[seat])
-                give_slab(slabs[seat])
-
-    def sync(self, others):
-        """Makes what was stored durable, and the open files `others` too. Returns a list that has for
-        each of those 0 or the errno; a file of the group that fails has it in its outcome."""
-        cdef size_t i, n = 0
-        cdef list wanted = [i for i in range(self.group.count) if self.group.items[i].fd >= 0]
-        cdef list statuses = sync_files([self.group.items[<size_t>j].fd for j in wanted] + list(others))
-        for n, j in enumerate(wanted):
-            self.group.items[<size_t>j].status = -<int>statuses[n]
-        return statuses[len(wanted):]
-
-    def publish(self, int directory):
-        """Gives each file that was stored, and didn't fail, its name in `directory`."""
-        self.group.place = directory
-        run_pool(fc_group_publish, &self.group, self.group.count, 1)
-
-    def outcome(self):
-        """For each blob, in order: (digest in hexadecimal digits or None where it isn't known, size,
-        an OSError or None, whether it was stored). What wasn't, without an error, has to be put in
-        the general way: its name exists, or something is unusual."""
-        cdef size_t i
-        cdef fc_item *item
-        cdef list outcome = []
-        for i in range(self.group.count):
-            item = &self.group.items[i]
-            outcome.append((
-                item.name.decode("ascii") if item.name[0] else None,
-                item.size,
-                failure(item.status) if item.status < 0 else None,
-                item.status == 0,
-            ))
-        return outcome
-
-    def close(self):
-        """Drops what was not published, and empties the group."""
-        self.drop()
-        self.sources.clear()
-
-    cdef void drop(self) noexcept:
-        cdef size_t i
-        for i in range(self.group.count):
-            if self.group.items[i].fd >= 0:
-                close_descriptor(self.group.items[i].fd)
-        self.group.count = 0
 
 
 def sync_files(fds not None):
@@ -1159,7 +1225,8 @@ def sync_files(fds not None):
         files.count = count
         with nogil:
             fc_files_kick(&files)
-        run_pool(fc_files_sync, &files, count, FC_POOL_MAX)
+        files.next = 0
+        run_pool(fc_files_sync, &files, <int>min(count, <size_t>FC_POOL_MAX))
         return [-files.statuses[i] for i in range(count)]
     finally:
         free(memory)

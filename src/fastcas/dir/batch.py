@@ -1,31 +1,29 @@
 """Many puts with one durability point: on two threads, in groups.
 
-Files without a name are written first, a group of them; then the disk is told of all, each is synced
-by one of many threads, and they get their names; the directory is synced once, at the end. A group
-is a number of open files, since what has no name can't be opened again.
+What is bytes or the path of a file goes through ``_core.Group``, small or large: a second thread
+begins with them when there is more than one to wait for, and the calling thread takes part once the
+group is full, or nothing more comes. Everything else (readers, iterables, memory that can change,
+what is unusual) is the calling thread's, one by one, and so are claims, names and progress.
 
-Small blobs in memory and small files go through ``_core.Group``, each step of a whole group in one
-call. Large ones are jobs: a second thread takes them, and the calling thread too when too many wait,
-each on its own from reading to writing. Everything else (readers, iterables, what is unusual) is
-the calling thread's, and so are claims, publication and progress.
+Where files have to be synced, a group is written first, without names; then the disk is told of all,
+each is synced by one of many threads, and they get their names. What has no name can't be opened
+again, so a group is a number of open files then. The directory is synced once, at the end.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-from _thread import allocate_lock, start_new_thread
 from collections import deque
 
 from fastcas import _core
-from fastcas.digest import Digest
 from fastcas.dir import root as resolving
-from fastcas.dir.ingest import BLOB_MODE, check_algorithm, not_synced
+from fastcas.dir.ingest import BLOB_MODE, check_algorithm
+from fastcas.dir.publication import Publication, Staged
 from fastcas.dir.root import BLOBS, DIRECTORY
-from fastcas.dir.temp import Temp, have_nameless
-from fastcas.errors import FastCASError, UnsupportedError
+from fastcas.dir.temp import have_nameless
+from fastcas.errors import UnsupportedError
 from fastcas.results import PutResult
-from fastcas.source import open_regular, open_source
+from fastcas.source import open_source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,20 +32,19 @@ if TYPE_CHECKING:
 
     from fastcas.dir.durability import Durability
     from fastcas.dir.ingest import Ingest
-    from fastcas.dir.lock import Lock
     from fastcas.dir.root import Root
-    from fastcas.source import Source
 
 #: At most so many files are open and not published yet, and never more than a quarter of what the
 #: process may have open, or half of what it has left.
 MOST_FILES = 256
-#: At most so many bytes of small blobs are kept until they are stored.
-MOST_BYTES = 4 << 20
-#: So many large sources wait for the second thread before the calling one takes one itself.
-MOST_JOBS = 2
+#: At most so many blobs are in a group whose files get their names at once.
+MOST_BLOBS = 2048
+#: From so many small blobs on a second thread begins while more are added.
+SOME_BLOBS = 16
+#: At most so many bytes that an iterable gave are kept until they are stored.
+MOST_BYTES = 32 << 20
 
 _PROGRESS_STEP = 1 << 20
-_PATIENCE = 0.1  # seconds
 
 
 class Batch:
@@ -56,7 +53,6 @@ class Batch:
     def __init__(
         self,
         root: Root,
-        lock: Lock,
         durability: Durability,
         ingest: Ingest,
         algorithm: str,
@@ -69,50 +65,42 @@ class Batch:
         self._algorithm = algorithm
         self._progress = progress
         self._pid = os.getpid()
-        self._room = _room()
         self._results: list[PutResult | None] = []
         self._failure: tuple[int, Any, BaseException] | None = None  # of the first source that failed
         self._broken = False  # progress raised: nothing goes on
 
         # In C, where files need no names: the numbers and sources of what the group holds.
-        self._group = _core.Group(algorithm, self._room) if _groups_work() else None
+        self._room = _room()
+        self._group = self._make_group() if _groups_work() else None
         self._grouped: list[tuple[int, Any]] = []
         self._bytes = 0
+        self._most_bytes = MOST_BYTES
+        self._rootfd = -1
+        self._directory: _core.File | None = None  # of the blobs, while the group is at work
 
-        self._staged: deque[tuple[int, Any, Temp, Digest, int]] = deque()  # written, not published
-        self._odd: deque[tuple[int, Any]] = deque()  # for the calling thread, one by one
-        self._jobs: deque[tuple[int, Any, Any]] = deque()  # the last is the name, or the bytes
-        # Who holds the layout's lock is known by its thread: then no second one could use it.
-        self._may_thread = not lock.is_mine()
-        self._mutex = allocate_lock()  # for the four below
-        self._working = False  # the second thread takes jobs
-        self._ended = allocate_lock()  # free when it doesn't
-        self._stop = False
-        self._sinks: list[_core.Sink | None] = [None, None]  # of the two threads, the caller's first
-        self._counted = [0, 0]
+        self._staged: deque[Staged] = deque()  # written, not published
+        self._odd: deque[tuple[int, Any]] = deque()  # from a group, to be put one by one
+        self._open_files = 0  # of these
+        self._done = 0  # bytes of what was stored, but for the group that is at work
+        self._under_way = 0
         self._told = -1
+
+    def _make_group(self) -> _core.Group:
+        sync = self._durability.sync_files
+        room = self._room if sync else MOST_BLOBS
+        owner = self._root.owner
+        return _core.Group(self._algorithm, room, mode=BLOB_MODE, owner=owner, sync=sync, checksums=True)
 
     def run(self, sources: Iterable[Any]) -> list[PutResult]:
         """See ``Engine.put_blobs``. After a failure the directory waits for the next ``sync``."""
-        given = enumerate(sources)
-        refusal = None
-        try:
-            while self._failure is None:
-                try:
-                    number, source = next(given)
-                except StopIteration:
-                    break
-                except Exception as error:  # the iterable's own
-                    if self._pid != os.getpid():
-                        raise
-                    refusal = error
-                    break
-                self._check_process()
-                self._results.append(None)
-                self._accept(number, source)
-            self._drain()
-        finally:
-            self._end()
+        if isinstance(sources, (list, tuple)):
+            self._most_bytes = 1 << 62  # its bytes are there anyway
+        with self._root.held() as self._rootfd:
+            try:
+                refusal = self._accept_all(sources)
+                self._drain()
+            finally:
+                self._end()
         if self._failure is not None:
             number, source, failure = self._failure
             self._failure = None
@@ -129,196 +117,156 @@ class Batch:
 
     # ---- sorting
 
+    def _accept_all(self, sources: Iterable[Any]) -> Exception | None:
+        """Returns the iterable's own exception."""
+        given = enumerate(sources)
+        while self._failure is None:
+            try:
+                number, source = next(given)
+            except StopIteration:
+                break
+            except Exception as error:
+                if self._pid != os.getpid():
+                    raise
+                return error
+            self._check_process()
+            self._results.append(None)
+            self._accept(number, source)
+        return None
+
     def _accept(self, number: int, source: Any) -> None:
-        kind = type(source)
-        if kind is bytes:
-            if len(source) > _core.SMALL:
-                self._submit(number, source, source)
-            elif self._group is not None:
-                self._add_bytes(number, source, source)
-            else:
-                self._put_here(number, source)
+        if self._group is None:
+            self._put_here(number, source)
+        elif type(source) is bytes:
+            self._add(number, source, source)
         elif isinstance(source, os.PathLike):
-            self._accept_path(number, source)
-        elif self._group is not None and (content := _small_copy(source)) is not None:
-            self._add_bytes(number, source, content)
+            path = _encoded(source)
+            if path is None:
+                self._put_here(number, source)
+            else:
+                self._add(number, source, None, path)
+        elif (content := _small_copy(source)) is not None:
+            self._add(number, source, content)
         else:
             self._put_here(number, source)
 
-    def _accept_path(self, number: int, source: os.PathLike[Any]) -> None:
-        try:
-            name = os.fspath(source)
-            facts = os.stat(name)
-        except Exception:
-            self._put_here(number, source)  # which knows what to say
-            return
-        if not stat.S_ISREG(facts.st_mode):
-            self._put_here(number, source)
-        elif facts.st_size > _core.SMALL or self._group is None:
-            self._submit(number, source, name)
+    def _add(self, number: int, source: Any, content: bytes | None, path: bytes = b"") -> None:
+        group = self._group
+        assert group is not None
+        if not self._grouped:
+            try:
+                self._directory = self._open_directory()
+                group.open(self._rootfd, self._directory.fd)
+            except OSError as error:
+                self._fail(number, source, self._root.named(error))
+                return
+        if content is None:
+            group.add_path(path)
         else:
-            self._group.add_path(os.fsencode(name))
-            self._added(number, source, 0)
-
-    def _add_bytes(self, number: int, source: Any, content: bytes) -> None:
-        assert self._group is not None
-        self._group.add_bytes(content)
-        self._added(number, source, len(content))
-
-    def _added(self, number: int, source: Any, size: int) -> None:
+            group.add_bytes(content)
+            self._bytes += len(content)
         self._grouped.append((number, source))
-        self._bytes += size
-        if self._is_full():
+        waiting = len(self._grouped)
+        # A thread isn't worth its price for a few small ones.
+        if waiting > 1 and (content is None or len(content) > _core.SMALL or waiting == SOME_BLOBS):
+            group.start()
+        if waiting + self._open_files >= group.room or self._bytes >= self._most_bytes or group.failed:
             self._flush()
-
-    def _is_full(self) -> bool:
-        return len(self._grouped) + len(self._staged) >= self._room or self._bytes >= MOST_BYTES
 
     # ---- one by one
 
-    def _submit(self, number: int, source: Any, content: Any) -> None:
-        self._jobs.append((number, source, content))
-        if len(self._jobs) > 1:
-            self._start_second()
-        while len(self._jobs) > MOST_JOBS:
-            self._take_job(0)
-        if self._is_full():
-            self._flush()
-
-    def _take_job(self, seat: int) -> None:
-        try:
-            number, source, content = self._jobs.popleft()
-        except IndexError:
-            return
-        opening = open_source if type(content) is bytes and content is source else open_regular
-        self._stage(number, source, seat, lambda: opening(content))
-
     def _put_here(self, number: int, source: Any) -> None:
-        if self._jobs:
-            self._start_second()
-        self._stage(number, source, 0, lambda: open_source(source))
-        if self._is_full():
-            self._flush()
-
-    def _stage(self, number: int, source: Any, seat: int, opening: Callable[[], Source | None]) -> None:
-        """Stores one source in a temporary file, on the thread of ``seat``."""
-        # Two streams fill two processors; one has a helper that hashes.
-        alone = not self._jobs and self._sinks[1 - seat] is None
-        before = self._counted[seat]
-
-        def count(size: int, _: int | None) -> None:
-            self._counted[seat] = before + size
-            if seat == 0:
-                self._tell()
-
-        def watch(sink: _core.Sink) -> None:
-            self._sinks[seat] = sink
-            if self._stop:
-                sink.stop()
-
         if self._failure is not None and number > self._failure[0]:
             return
+        if self._group is not None and self._grouped:
+            self._group.start()
         try:
-            opened = opening()
-            if opened is None:
-                self._odd.append((number, source))
-                return
-            with opened:
+            with open_source(source) as opened:
                 temp, digest, size = self._ingest.stage(
                     opened,
                     self._algorithm,
-                    progress=None if self._progress is None else count,
-                    helper=alone,
-                    watch=watch,
+                    progress=None if self._progress is None else self._count,
+                    helper=not self._grouped,  # two streams fill two processors
                 )
-                self._staged.append((number, source, temp, digest, size))
-            self._counted[seat] = before + size
-        except _core.StoppedError:
-            pass
+                self._staged.append(Staged(number, source, temp, digest, size))
+            self._done += size
         except Exception as error:
             if self._broken:
                 raise
             self._fail(number, source, error)
         finally:
-            self._sinks[seat] = None
+            self._under_way = 0
+        self._open_files = len(self._staged)
+        if self._open_files + (len(self._grouped) if self._durability.sync_files else 0) >= self._room:
+            self._flush()
+
+    def _count(self, size: int, _: int | None) -> None:
+        self._under_way = size
+        self._tell()
 
     def _fail(self, number: int, source: Any, error: BaseException) -> None:
         self._check_process()
-        with self._mutex:
-            if self._failure is None or number < self._failure[0]:
-                self._failure = number, source, error
+        if self._failure is None or number < self._failure[0]:
+            self._failure = number, source, error
 
-    # ---- the second thread: it ends when there are no jobs
-
-    def _start_second(self) -> None:
-        if not self._may_thread:
-            return
-        with self._mutex:
-            if self._working:
-                return
-            self._ended.acquire(blocking=False)
-            try:
-                start_new_thread(self._work, ())
-            except RuntimeError:
-                self._may_thread = False  # no thread to be had: go on alone
-                return
-            self._working = True
-
-    def _work(self) -> None:
-        with self._mutex:  # until who started us has noted it, or was interrupted before that
-            if not self._working:
-                return
-        while True:
-            with self._mutex:
-                if self._stop or not self._jobs:
-                    self._working = False
-                    self._ended.release()
-                    return
-            try:
-                self._take_job(1)
-            except BaseException as error:
-                self._fail(len(self._results), None, error)
-
-    def _wait_for_second(self) -> None:
-        while not self._ended.acquire(timeout=_PATIENCE):
-            self._check_process()
-            self._tell()
-        self._ended.release()
-
-    # ---- a group: synced, published
+    # ---- a group: stored, synced, published
 
     def _flush(self) -> None:
-        """Publishes all that is written, of the group and one by one."""
-        if self._jobs:
-            self._start_second()
+        """Publishes all that is written one by one, and the group."""
+        self._check_process()
         staged = list(self._staged)  # they stay there, so that _end finds them
-        first = min(
-            [*self._grouped[:1], *(one[:2] for one in staged)], key=lambda one: one[0], default=None
-        )
-        if first is None:
+        both = [*self._grouped[:1], *((one.number, one.source) for one in staged[:1])]
+        if not both:
             return
-        claims: dict[str, tuple[int, int]] = {}
         try:
-            with self._open_directory() as directory:
-                try:
-                    self._publish(directory, staged, claims)
-                finally:
-                    self._durability.defer(self._algorithm)
+            if self._directory is None:
+                self._directory = self._open_directory()
+            if self._group is not None and self._grouped:
+                self._group.store(None if self._progress is None else self._tell)
+            self._publish(self._directory.fd, staged)
         except Exception as error:
             if self._broken:
                 raise
-            self._fail(*first, error)
+            self._fail(*min(both, key=lambda one: one[0]), error)
         finally:
-            for fd, _ in claims.values():
-                os.close(fd)
-            for one in staged:
-                one[2].discard()
-                self._staged.popleft()
-            if self._group is not None:
-                self._group.close()
-            self._grouped.clear()
-            self._bytes = 0
+            self._empty()
         self._tell()
+
+    def _publish(self, directory: int, staged: list[Staged]) -> None:
+        with Publication(
+            self._root,
+            self._ingest,
+            self._durability,
+            self._algorithm,
+            directory,
+            self._group,
+            self._grouped,
+            staged,
+            self._results,
+        ) as publication:
+            try:
+                publication.sync()
+                self._check_process()
+                publication.name()
+            finally:
+                self._durability.defer(self._algorithm)
+        self._odd += publication.odd
+        for failure in publication.failures:
+            self._fail(*failure)
+        self._done += publication.size
+
+    def _empty(self) -> None:
+        """Drops what was not published."""
+        if self._group is not None:
+            self._group.close()
+        self._grouped.clear()
+        self._bytes = 0
+        while self._staged:
+            self._staged.popleft().temp.discard()
+        self._open_files = 0
+        if self._directory is not None:
+            self._directory.close()
+            self._directory = None
 
     def _open_directory(self) -> _core.File:
         try:
@@ -326,146 +274,26 @@ class Batch:
         except FileNotFoundError:
             return _core.File(self._ingest.open_directory(self._algorithm))
 
-    def _publish(
-        self,
-        directory: int,
-        staged: list[tuple[int, Any, Temp, Digest, int]],
-        claims: dict[str, tuple[int, int]],
-    ) -> None:
-        group, root = self._group, self._root
-        if group is not None and self._grouped:
-            with root.held() as dirfd:
-                group.store(
-                    dirfd,
-                    directory,
-                    mode=BLOB_MODE,
-                    owner=root.owner,
-                    publish=not self._durability.sync_files,
-                )
-            for encoded, size, error, stored in group.outcome():
-                if encoded is not None and error is None and not stored:
-                    self._claim(directory, encoded, size, claims)
-        for _, _, _, digest, size in staged:
-            self._claim(directory, digest.encoded, size, claims)
-        new = [one for one in staged if one[3].encoded not in claims]
-        synced = dict.fromkeys((one[0] for one in new), 0)
-        if self._durability.sync_files:
-            fds = [one[2].fd for one in new] + [fd for fd, _ in claims.values()]
-            statuses = group.sync(fds) if group is not None else _core.sync_files(fds)
-            synced.update(zip(synced, statuses, strict=False))
-            for encoded, status in zip(list(claims), statuses[len(new) :], strict=True):
-                claims[encoded] = claims[encoded][0], status
-        self._check_process()
-        for number, source, temp, digest, size in staged:
-            if digest.encoded in claims:
-                self._claimed(number, source, digest, size, claims)
-                continue
-            try:
-                if status := synced[number]:
-                    raise OSError(status, os.strerror(status))
-                self._ingest.place(directory, temp, digest, size, synced=True)
-            except Exception as error:
-                self._fail(number, source, self._named(error, digest.encoded))
-            else:
-                self._results[number] = PutResult(digest, size)
-        if group is not None and self._grouped:
-            group.publish(directory)
-            self._settle(group, claims)
-
-    def _claim(
-        self, directory: int, encoded: str, size: int, claims: dict[str, tuple[int, int]]
-    ) -> None:
-        if encoded not in claims:
-            try:
-                fd = self._ingest.claim(directory, Digest.of(self._algorithm, encoded), size)
-            except (OSError, FastCASError):
-                return  # met again, and told, by who puts it in its place
-            if fd >= 0:
-                claims[encoded] = fd, 0
-
-    def _claimed(
-        self,
-        number: int,
-        source: Any,
-        digest: Digest,
-        size: int,
-        claims: dict[str, tuple[int, int]],
-    ) -> None:
-        if status := claims[digest.encoded][1]:
-            self._fail(number, source, not_synced(digest, status))
-        else:
-            self._results[number] = PutResult(digest, size)
-
-    def _settle(self, group: _core.Group, claims: dict[str, tuple[int, int]]) -> None:
-        """The results of the group. What is none yet goes the general way."""
-        published: dict[str, PutResult] = {}
-        total = 0
-        for (number, source), (encoded, size, error, stored) in zip(
-            self._grouped, group.outcome(), strict=True
-        ):
-            if error is not None:
-                self._fail(number, source, self._named(error, encoded))
-            elif encoded is None:
-                self._odd.append((number, source))
-            elif stored:
-                result = PutResult(Digest.of(self._algorithm, encoded), size)
-                self._results[number] = published[encoded] = result
-                total += size
-            elif encoded in published:  # the same content twice in this group
-                self._results[number] = published[encoded]
-                total += size
-            elif encoded in claims:
-                self._claimed(number, source, Digest.of(self._algorithm, encoded), size, claims)
-                total += size
-            else:
-                self._odd.append((number, source))
-        self._counted[0] += total
-
-    def _named(self, error: Exception, encoded: str | None) -> Exception:
-        if isinstance(error, OSError):
-            name = f"{BLOBS}/{self._algorithm}/{encoded}" if encoded is not None else ""
-            return self._root.named(error, name)
-        return error
-
     # ---- the end
 
     def _drain(self) -> None:
         """All that was accepted, until it is published or has failed."""
-        while True:
-            if len(self._jobs) > 1:
-                self._start_second()
-            if self._grouped or self._is_full():
-                self._flush()
-            elif self._odd:
+        while self._grouped or self._odd or self._staged:
+            if self._odd and not self._grouped:
                 self._put_here(*self._odd.popleft())
-            elif self._jobs:
-                self._take_job(0)
-            elif self._working:
-                self._wait_for_second()
-            elif self._staged:
-                self._flush()
             else:
-                return
+                self._flush()
 
     def _end(self) -> None:
         """Nothing goes on and nothing is left, whatever has happened."""
-        if self._pid == os.getpid():
-            while True:
-                try:
-                    with self._mutex:
-                        self._stop = True
-                        working = self._working
-                    if sink := self._sinks[1]:
-                        sink.stop()
-                    if working:
-                        self._ended.acquire()
-                    break
-                except BaseException:  # a second Ctrl-C: the first is on its way already
-                    continue
-        while self._staged:
-            self._staged.popleft()[2].discard()
-        if self._group is not None:
-            self._group.close()
+        while True:
+            try:
+                self._empty()
+                return
+            except Exception:
+                raise
+            except BaseException:  # a second Ctrl-C: the first is on its way already
+                continue
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
@@ -475,7 +303,7 @@ class Batch:
     def _tell(self, *, final: bool = False) -> None:
         if self._progress is None:
             return
-        total = sum(self._counted)
+        total = self._done + self._under_way + (0 if self._group is None else self._group.taken)
         if total - self._told >= _PROGRESS_STEP or (final and total > self._told):
             self._told = total
             try:
@@ -501,6 +329,15 @@ def _room() -> int:
         except OSError:
             pass
     return max(1, room)
+
+
+def _encoded(path: os.PathLike[Any]) -> bytes | None:
+    """The path as the system has it, or None for what can't be one."""
+    try:
+        encoded = os.fsencode(path)
+    except Exception:  # whatever __fspath__ does
+        return None
+    return None if b"\0" in encoded else encoded
 
 
 def _small_copy(source: Any) -> bytes | None:

@@ -138,7 +138,7 @@ class DirEngine(Engine):
             raise ClosedError("this layout was closed", path=self.path)
         from fastcas.dir.batch import Batch
 
-        batch = Batch(self._root, self._lock, self._waits, self._ingest, algorithm, progress)
+        batch = Batch(self._root, self._waits, self._ingest, algorithm, progress)
         return batch.run(sources)
 
     def put_copy(

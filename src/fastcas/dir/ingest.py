@@ -110,11 +110,9 @@ class Ingest:
         expected_size: int | None = None,
         progress: Callable[[int, int | None], object] | None = None,
         helper: bool = True,
-        watch: Callable[[_core.Sink], object] | None = None,
     ) -> tuple[Temp, Digest, int]:
         """Stores the source in a temporary file, which the caller discards; returns it, the digest
-        and the size, checked. Nothing is synced. ``helper`` as in _core.Sink, which
-        ``watch`` is given."""
+        and the size, checked. Nothing is synced. ``helper`` as in _core.Sink."""
         temp = Temp(self._root, self._lock, BLOB_MODE)
         try:
             sink = _core.Sink(
@@ -127,8 +125,6 @@ class Ingest:
                 helper=helper,
                 checksum=source.size is None or source.size > RECORDED_ABOVE,
             )
-            if watch is not None:
-                watch(sink)
             try:
                 encoded, size = self._store(source, sink, expected_digest, expected_size)
             finally:
@@ -287,6 +283,11 @@ class Ingest:
                     digest=digest,
                     path=self._root.join(f"{BLOBS}/{digest.replace(':', '/')}"),
                 ) from error
+
+    def record(self, algorithm: str, checksums: dict[str, str]) -> None:
+        """Notes the checksums of blobs that were placed, by their encoded digests."""
+        if checksums:
+            self._checksums.add({Digest.of(algorithm, one): checksums[one] for one in checksums})
 
     def _find_existing(self, directory: int, digest: Digest, size: int, verify: bool) -> bool | None:
         """Whether the blob is there already: None: nothing is; False: something that must be

@@ -9,18 +9,9 @@
 
 enum { STACK_SIZE = 128 << 10, PATIENCE_NS = 100000000 };
 
-/* 0: there is no task left. */
-static int do_next(fc_pool *pool, int seat)
+static int is_stopped(const fc_pool *pool)
 {
-    size_t number;
-
-    if (__atomic_load_n(&pool->stop, __ATOMIC_ACQUIRE))
-        return 0;
-    number = __atomic_fetch_add(&pool->next, 1, __ATOMIC_RELAXED);
-    if (number >= pool->count)
-        return 0;
-    pool->task(pool->context, number, seat);
-    return 1;
+    return __atomic_load_n(&pool->stop, __ATOMIC_ACQUIRE);
 }
 
 static void *work(void *argument)
@@ -28,7 +19,7 @@ static void *work(void *argument)
     fc_pool *pool = *(fc_pool **)argument;
     int seat = (int)((__typeof__(&pool->seat[0]))argument - pool->seat);
 
-    while (do_next(pool, seat))
+    while (!is_stopped(pool) && pool->step(pool->context, seat))
         ;
     pthread_mutex_lock(&pool->mutex);
     pool->running--;
@@ -37,14 +28,13 @@ static void *work(void *argument)
     return NULL;
 }
 
-void fc_pool_start(fc_pool *pool, fc_task task, void *context, size_t count, int threads)
+void fc_pool_start(fc_pool *pool, fc_step step, void *context, int threads)
 {
     pthread_condattr_t attributes;
 
     memset(pool, 0, sizeof *pool);
-    pool->task = task;
+    pool->step = step;
     pool->context = context;
-    pool->count = count;
     pool->owner = getpid();
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_condattr_init(&attributes);
@@ -53,7 +43,7 @@ void fc_pool_start(fc_pool *pool, fc_task task, void *context, size_t count, int
     pthread_condattr_destroy(&attributes);
     if (threads > FC_POOL_MAX)
         threads = FC_POOL_MAX;
-    for (int seat = 1; seat < threads && (size_t)seat < count; seat++) {
+    for (int seat = 1; seat < threads; seat++) {
         pool->seat[seat].pool = pool;
         pthread_mutex_lock(&pool->mutex);
         pool->running++;
@@ -62,7 +52,7 @@ void fc_pool_start(fc_pool *pool, fc_task task, void *context, size_t count, int
             pthread_mutex_lock(&pool->mutex);
             pool->running--;
             pthread_mutex_unlock(&pool->mutex);
-            break; /* no more to be had: those that there are do it */
+            break; /* no more to be had */
         }
         pool->helpers = seat;
     }
@@ -103,7 +93,7 @@ int fc_pool_run(fc_pool *pool)
 
     if (pool->owner != getpid())
         return FC_EFORKED;
-    while (do_next(pool, 0))
+    while (pool->step(pool->context, 0))
         if (fc_past(deadline))
             return 1;
     if (wait_for_helpers(pool))

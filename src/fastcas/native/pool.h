@@ -1,5 +1,5 @@
-/* Many equal tasks spread over threads, which begin with fc_pool_start and have ended when fc_pool_run returns 0 or
-   fc_pool_stop returns. The caller's own thread is one of them. */
+/* Work that several threads do step by step. They begin with fc_pool_start and have ended when fc_pool_run returns 0 or
+   fc_pool_stop returns. The caller's own thread is one of them, while it is in fc_pool_run. */
 #ifndef FASTCAS_POOL_H
 #define FASTCAS_POOL_H
 
@@ -10,15 +10,15 @@
 
 enum { FC_POOL_MAX = 16 };
 
-/* `seat` tells the threads apart: from 0 on, the caller's is 0. */
-typedef void (*fc_task)(void *context, size_t number, int seat);
+/* Does some of it, a tenth of a second at most where nothing blocks. 0: there is nothing left to do for this thread. `seat` tells
+   the threads apart: from 0 on, the caller's is 0. */
+typedef int (*fc_step)(void *context, int seat);
 
 typedef struct fc_pool fc_pool;
 
 struct fc_pool {
-    fc_task task;
+    fc_step step;
     void *context;
-    size_t count, next;
     int stop;
     int helpers, running; /* started; not ended yet */
     pid_t owner;
@@ -31,11 +31,11 @@ struct fc_pool {
     } seat[FC_POOL_MAX];
 };
 
-/* Begins with the tasks 0 to `count` - 1, on `threads` threads at most: fewer where no more can be had. */
-void fc_pool_start(fc_pool *pool, fc_task task, void *context, size_t count, int threads);
+/* Begins with `threads` threads, the caller's included: fewer where no more can be had. */
+void fc_pool_start(fc_pool *pool, fc_step step, void *context, int threads);
 /* Takes part for a tenth of a second. 1: call again; 0: all done; FC_EFORKED: the threads stayed in the parent. */
 int fc_pool_run(fc_pool *pool);
-/* Ends it after the tasks that are under way; harmless after the end. */
+/* Ends it after the steps that are under way; harmless after the end, or where it was never started (all zeros). */
 void fc_pool_stop(fc_pool *pool);
 
 #endif

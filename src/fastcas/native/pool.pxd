@@ -1,12 +1,12 @@
 cdef extern from "pool.h" nogil:
-    ctypedef void (*fc_task)(void *context, size_t number, int seat) noexcept nogil
+    ctypedef int (*fc_step)(void *context, int seat) noexcept nogil
 
     enum:
         FC_POOL_MAX
 
     ctypedef struct fc_pool:
-        pass
+        int helpers
 
-    void fc_pool_start(fc_pool *pool, fc_task task, void *context, size_t count, int threads)
+    void fc_pool_start(fc_pool *pool, fc_step step, void *context, int threads)
     int fc_pool_run(fc_pool *pool)
     void fc_pool_stop(fc_pool *pool)

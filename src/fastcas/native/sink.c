@@ -1,6 +1,5 @@
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -8,16 +7,16 @@
 
 #include "ring.h"
 
-enum { KICK = 1 << 20, DIRECT_PIECE = 512 << 10 };
+enum { DIRECT_PIECE = 512 << 10 };
 
 void fc_sink_init(fc_sink *sink, fc_hasher hasher, unsigned char *slab, int fd, int writeback, uint64_t limit,
                   int64_t expected)
 {
     memset(sink, 0, sizeof *sink);
     fc_lane_init(&sink->lane, hasher, slab, expected);
-    sink->fd = fd;
+    sink->out.fd = fd;
+    sink->out.writeback = writeback;
     sink->owner = getpid();
-    sink->writeback = writeback;
     sink->limit = limit;
     if (expected >= (int64_t)FC_THREAD_FROM)
         fc_lane_thread(&sink->lane, expected);
@@ -29,30 +28,6 @@ static int take(fc_sink *sink, size_t size)
     return sink->size > sink->limit ? FC_ELIMIT : 0;
 }
 
-static int write_out(fc_sink *sink, const unsigned char *data, size_t size)
-{
-    while (size) {
-        ssize_t n = pwrite(sink->fd, data, size, (off_t)sink->written);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n ? -errno : -EIO;
-        data += n;
-        size -= (size_t)n;
-        sink->written += (uint64_t)n;
-    }
-    if (sink->writeback && sink->written - sink->kicked >= KICK) {
-        if (sync_file_range(sink->fd, (off_t)sink->kicked, (off_t)(sink->written - sink->kicked),
-                            SYNC_FILE_RANGE_WRITE)) {
-            if (errno == EIO || errno == ENOSPC || errno == EDQUOT)
-                return -errno;
-            sink->writeback = 0; /* only a head start: the fsync at the end is what counts */
-        }
-        sink->kicked = sink->written;
-    }
-    return 0;
-}
-
 static int store(fc_sink *sink, const unsigned char *data, size_t size)
 {
     int status = 0;
@@ -61,8 +36,8 @@ static int store(fc_sink *sink, const unsigned char *data, size_t size)
         return FC_EFORKED;
     if (sink->checksum.update)
         status = sink->checksum.update(sink->checksum.state, data, size);
-    if (!status && sink->fd >= 0) {
-        status = write_out(sink, data, size);
+    if (!status && sink->out.fd >= 0) {
+        status = fc_out_write(&sink->out, data, size);
         sink->storing = status < 0;
     }
     return status;
@@ -220,9 +195,9 @@ int fc_sink_finish(fc_sink *sink, unsigned char *digest)
     if (!status)
         status = fc_lane_final(&sink->lane, digest);
     fc_lane_close(&sink->lane);
-    if (status || sink->fd < 0)
+    if (status || sink->out.fd < 0)
         return status;
-    if (fstat(sink->fd, &facts))
+    if (fstat(sink->out.fd, &facts))
         return -errno;
     return (uint64_t)facts.st_size == sink->size ? 0 : -EIO;
 }

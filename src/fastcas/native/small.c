@@ -65,17 +65,6 @@ int fc_small_read(fc_small *small, fc_hasher hasher, int dirfd, const char *name
 
 /* ---- put ---- */
 
-static void write_hex(char *name, const unsigned char *digest, int size)
-{
-    static const char digits[] = "0123456789abcdef";
-
-    for (int i = 0; i < size; i++) {
-        name[2 * i] = digits[digest[i] >> 4];
-        name[2 * i + 1] = digits[digest[i] & 15];
-    }
-    name[2 * size] = 0;
-}
-
 static int write_all(int fd, const unsigned char *data, size_t size)
 {
     struct stat facts;
@@ -94,13 +83,13 @@ static int write_all(int fd, const unsigned char *data, size_t size)
     return (size_t)facts.st_size == size ? 0 : -EIO;
 }
 
-int fc_small_name(fc_hasher hasher, const unsigned char *data, size_t size, char *name)
+static int name_of(fc_hasher hasher, const unsigned char *data, size_t size, char *name)
 {
     unsigned char digest[FC_DIGEST_MAX];
     int status = hash(hasher, data, size, digest);
 
     if (!status)
-        write_hex(name, digest, hasher.digest_size);
+        fc_write_hex(name, digest, hasher.digest_size);
     return status;
 }
 
@@ -111,19 +100,30 @@ int fc_small_exists(int place, const char *name)
     return !fstatat(place, name, &facts, AT_SYMLINK_NOFOLLOW);
 }
 
-int fc_small_store(const fc_small_place *to, const unsigned char *data, size_t size, int *temp)
+int fc_small_temp(const fc_small_place *to, int *temp)
 {
-    int status, fd = fc_openat2(to->dirfd, ".", O_TMPFILE | O_RDWR, to->mode);
+    int fd = fc_openat2(to->dirfd, ".", O_TMPFILE | O_RDWR, to->mode);
 
     if (fd < 0)
         return fd == -EOPNOTSUPP || fd == -EISDIR || fd == -ENOSYS || fd == -EPERM || fd == -EMFILE ? 1 : fd;
-    status = to->chown && fchown(fd, to->uid, to->gid) ? -errno : 0;
-    if (!status)
-        status = write_all(fd, data, size);
-    if (status)
+    if (to->chown && fchown(fd, to->uid, to->gid)) {
+        int error = errno;
         close(fd);
-    else
-        *temp = fd;
+        return -error;
+    }
+    *temp = fd;
+    return 0;
+}
+
+static int store(const fc_small_place *to, const unsigned char *data, size_t size, int *temp)
+{
+    int status = fc_small_temp(to, temp);
+
+    if (status)
+        return status;
+    status = write_all(*temp, data, size);
+    if (status)
+        close(*temp);
     return status;
 }
 
@@ -137,14 +137,14 @@ int fc_small_link(int fd, int place, const char *name)
 int fc_small_put(fc_hasher hasher, const fc_small_place *to, const unsigned char *data, size_t size, char *name,
                  int *directory)
 {
-    int fd, place, status = fc_small_name(hasher, data, size, name);
+    int fd, place, status = name_of(hasher, data, size, name);
 
     if (status)
         return status;
     place = fc_openat2(to->dirfd, to->place, O_RDONLY | O_DIRECTORY, 0);
     if (place < 0)
         return 1;
-    status = fc_small_exists(place, name) ? 1 : fc_small_store(to, data, size, &fd);
+    status = fc_small_exists(place, name) ? 1 : store(to, data, size, &fd);
     if (status) {
         close(place);
         return status;

@@ -32,12 +32,10 @@ typedef struct {
     int sync; /* whether the file is synced before it gets its name */
 } fc_small_place;
 
-/* The steps of a put. The name of `data`: its digest in hexadecimal digits (2 * FC_DIGEST_MAX + 1 bytes). */
-int fc_small_name(fc_hasher hasher, const unsigned char *data, size_t size, char *name);
-/* Whether the directory `place` has that name, whatever it stands for. */
+/* Steps of a put. Whether the directory `place` has that name, whatever it stands for. */
 int fc_small_exists(int place, const char *name);
-/* A file without a name that has the content and, as fstat says, the size; `*temp` is open. 1: there can't be one. */
-int fc_small_store(const fc_small_place *to, const unsigned char *data, size_t size, int *temp);
+/* A new file without a name, open as `*temp`. 1: there can't be one. */
+int fc_small_temp(const fc_small_place *to, int *temp);
 /* Gives it its name. 1: the name exists, or it can't be given in this way. */
 int fc_small_link(int fd, int place, const char *name);
 

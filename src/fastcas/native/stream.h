@@ -13,6 +13,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "out.h"
+
 enum {
     FC_EDIGEST = -10001,   /* the digest implementation failed: fc_evp_reason says why */
     FC_ELIMIT = -10002,    /* the source holds more bytes than the caller allows */
@@ -71,13 +73,11 @@ typedef struct {
 typedef struct {
     fc_lane lane;
     fc_hasher checksum; /* of what is stored, made by the calling thread; without `update`: none */
-    int fd;         /* where the bytes go; -1: nowhere, they are only hashed */
-    int writeback;  /* start the disk early, because an fsync will follow */
+    fc_out out;     /* without a file (-1) they are only hashed */
     int polled;     /* the source may block: wait for it in short steps */
     size_t fill;    /* bytes in the slot that is being filled */
     uint64_t size;  /* bytes taken from the source so far */
     uint64_t limit; /* more than this is FC_ELIMIT */
-    uint64_t written, kicked;
     int storing;    /* the failure was the file's, not the source's */
     pid_t owner;    /* the process that may store: a forked child has the same file */
 } fc_sink;

@@ -89,6 +89,17 @@ int fc_is_hex(const char *name, size_t digits)
     return !wrong;
 }
 
+void fc_write_hex(char *name, const unsigned char *digest, int size)
+{
+    static const char digits[] = "0123456789abcdef";
+
+    for (int i = 0; i < size; i++) {
+        name[2 * i] = digits[digest[i] >> 4];
+        name[2 * i + 1] = digits[digest[i] & 15];
+    }
+    name[2 * size] = 0;
+}
+
 const char *fc_next_name(const char *buffer, int *offset, int *regular)
 {
     const struct entry *entry = (const struct entry *)(buffer + *offset);

@@ -16,6 +16,8 @@ int fc_link_fd(int fd, int dirfd, const char *name);
 int fc_read_names(int dirfd, char *buffer, size_t size);
 /* Whether a name is `digits` lower-case hexadecimal digits. */
 int fc_is_hex(const char *name, size_t digits);
+/* `size` bytes as lower-case hexadecimal digits, 2 * `size` + 1 chars. */
+void fc_write_hex(char *name, const unsigned char *digest, int size);
 /* The name at `*offset` of that buffer, and moves on. `*regular`: 1 a regular file, 0 something else, -1 not said. */
 const char *fc_next_name(const char *buffer, int *offset, int *regular);
 
