@@ -351,7 +351,10 @@ class Batch:
         synced = dict.fromkeys((one[0] for one in new), 0)
         if self._durability.sync_files:
             fds = [one[2].fd for one in new] + [fd for fd, _ in claims.values()]
-            statuses = group.sync(fds) if group is not None else _core.sync_files(fds)
+            if self._durability.level == "syncfs":
+                statuses = self._sync_filesystem(len(fds))
+            else:
+                statuses = group.sync(fds) if group is not None else _core.sync_files(fds)
             synced.update(zip(synced, statuses, strict=False))
             for encoded, status in zip(list(claims), statuses[len(new) :], strict=True):
                 claims[encoded] = claims[encoded][0], status
@@ -371,6 +374,13 @@ class Batch:
         if group is not None and self._grouped:
             group.publish(directory)
             self._settle(group, claims)
+
+    def _sync_filesystem(self, count: int) -> list[int]:
+        statuses = memoryview(bytearray(4)).cast("i")
+        self._durability.sync_data([], statuses)
+        if statuses[0]:  # whose it was nobody knows: none of them gets its name
+            raise OSError(statuses[0], os.strerror(statuses[0]))
+        return [0] * count
 
     def _claim(
         self, directory: int, encoded: str, size: int, claims: dict[str, tuple[int, int]]

@@ -13,6 +13,7 @@ import os
 
 from fastcas import _core
 from fastcas.digest import COMPUTABLE, Digest
+from fastcas.dir.pending import Pending
 from fastcas.dir.root import BLOBS, DIRECTORY
 from fastcas.dir.temp import Temp, exists, have_nameless
 from fastcas.errors import (
@@ -57,6 +58,7 @@ class Ingest:
         self._root = root
         self._lock = lock
         self._durability = durability
+        self.pending = Pending(root, lock, durability, self)
 
     def put(
         self,
@@ -95,7 +97,8 @@ class Ingest:
                     error, f"{BLOBS}/{digest.replace(':', '/')}"
                 ) from error.__cause__
             finally:
-                temp.discard()
+                if not temp.waits:
+                    temp.discard()
         return PutResult(digest, size)
 
     def stage(
@@ -138,6 +141,8 @@ class Ingest:
 
     def _put_small(self, content: bytes, algorithm: str) -> Digest | None:
         """The same as below for a new blob, in one call of the core; None where it is none."""
+        if self._durability.defers:
+            return self._stage_small(content, algorithm)
         try:
             stored = self._root.put_small(
                 algorithm, content, BLOB_MODE, sync=self._durability.sync_files
@@ -153,6 +158,22 @@ class Ingest:
             finally:
                 os.close(directory)
         return Digest.of(algorithm, encoded)
+
+    def _stage_small(self, content: bytes, algorithm: str) -> Digest | None:
+        try:
+            staged = self._root.stage_small(algorithm, content, BLOB_MODE)
+        except OSError as error:
+            raise self._root.named(error) from None
+        if staged is None:
+            return None
+        digest = Digest.of(algorithm, staged[0])
+        temp = Temp(self._root, self._lock, BLOB_MODE, staged[1])
+        try:
+            self.pending.add(digest, len(content), temp)
+        finally:
+            if not temp.waits:
+                temp.discard()
+        return digest
 
     def put_copy(
         self,
@@ -180,7 +201,8 @@ class Ingest:
         except OSError as error:
             raise self._root.named(error, f"{BLOBS}/{digest.replace(':', '/')}") from error.__cause__
         finally:
-            temp.discard()
+            if not temp.waits:
+                temp.discard()
         content: Any = blob
         if source is not None:  # hashed once, by us
             content = io.FileIO(source, closefd=False)
@@ -199,6 +221,8 @@ class Ingest:
         """Whether the blob is there, by the rules of a put, and then as durable as after one."""
         directory = self.open_directory(digest.algorithm)
         try:
+            if self._durability.defers:
+                return self._leave_existing(directory, digest, size, verify) >= 0
             if not self._find_existing(directory, digest, size, verify):
                 return False
             self._durability.published(directory, digest.algorithm)
@@ -235,10 +259,24 @@ class Ingest:
     def _publish(self, temp: Temp, digest: Digest, size: int, verify: bool) -> None:
         directory = self.open_directory(digest.algorithm)
         try:
+            if self._durability.defers:
+                found = self._leave_existing(directory, digest, size, verify)
+                if found == ABSENT:
+                    self.pending.add(digest, size, temp)
+                if found != WRONG:
+                    return
             self.place(directory, temp, digest, size, verify)
             self._durability.published(directory, digest.algorithm)
         finally:
             os.close(directory)
+
+    def _leave_existing(self, directory: int, digest: Digest, size: int, verify: bool) -> int:
+        """Leaves the stored blob to Pending, if it is there; returns ABSENT, WRONG, or 0 for that."""
+        fd = self.claim(directory, digest, size, verify)
+        if fd < 0:
+            return fd
+        self.pending.add_found(digest, size, _core.File(fd))
+        return 0
 
     def place(
         self,

@@ -31,27 +31,35 @@ class Temp:
     It has no name where the filesystem can do that, so that nothing stays of it whatever happens;
     else a name of our pattern in the root, with a flock by which ``clean`` knows that it is alive.
     One that a signal's exception made its owner forget is discarded when it is collected.
+    ``file`` is one without a name that is open already. ``waits``: it belongs to Pending.
     """
 
     _ended = True
+    waits = False
 
-    def __init__(self, root: Root, lock: Lock, mode: int) -> None:
+    def __init__(self, root: Root, lock: Lock, mode: int, file: _core.File | None = None) -> None:
         self._root = root
         self._lock = lock
         self._mode = mode
         self._name: str | None = None
         self._pid = os.getpid()  # a forked child must leave the name to its parent
-        self._file: _core.File | None = None
-        self.fd = -1
+        self._file = file
+        self.fd = -1 if file is None else file.fd
         self._held = root.held()  # to the end, so that a name can be removed whoever closes the engine
         self._rootfd = self._held.__enter__()
         self._ended = False
+        if file is not None:
+            return
         try:
             self._open()
             root.give_to_owner(self.fd)
         except BaseException:
             self.discard()
             raise
+
+    @property
+    def nameless(self) -> bool:
+        return self._name is None
 
     def _open(self) -> None:
         if HAVE_O_TMPFILE:
@@ -102,6 +110,8 @@ class Temp:
             else:
                 self._set_mode()
             os.rename(self._name, name, src_dir_fd=self._rootfd, dst_dir_fd=dirfd)
+            if os.fstat(self.fd).st_nlink > 1:  # it had both names, by a publish that was interrupted
+                os.unlink(self._name, dir_fd=self._rootfd)
             self._name = None
 
     def _mark_as_used(self) -> None:

@@ -83,15 +83,15 @@ void fc_group_publish(void *context, size_t number, int seat)
     publish(group, &group->items[number]);
 }
 
-void fc_files_kick(fc_files *files)
+void fc_files_kick(void *context, size_t file, int seat)
 {
-    for (size_t i = 0; i < files->count; i++) {
-        files->statuses[i] = 0;
-        /* Only a head start, but what fails already needs no fsync, which may not say it again. */
-        if (sync_file_range(files->fds[i], 0, 0, SYNC_FILE_RANGE_WRITE) &&
-            (errno == EIO || errno == ENOSPC || errno == EDQUOT))
-            files->statuses[i] = -errno;
-    }
+    fc_files *files = context;
+
+    (void)seat;
+    /* Only a head start, but what fails already needs no fsync, which may not say it again. */
+    if (sync_file_range(files->fds[file], 0, 0, SYNC_FILE_RANGE_WRITE) &&
+        (errno == EIO || errno == ENOSPC || errno == EDQUOT))
+        files->statuses[file] = errno;
 }
 
 void fc_files_sync(void *context, size_t file, int seat)
@@ -100,5 +100,5 @@ void fc_files_sync(void *context, size_t file, int seat)
 
     (void)seat;
     if (!files->statuses[file] && fsync(files->fds[file]))
-        files->statuses[file] = -errno;
+        files->statuses[file] = errno;
 }

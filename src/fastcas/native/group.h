@@ -41,11 +41,12 @@ void fc_group_publish(void *group, size_t item, int seat);
 /* Files that must be durable: first the disk is told of all of them, then each is synced. */
 typedef struct {
     const int *fds;
-    int *statuses; /* 0 or a negative errno, which is final: the pages count as clean from then on */
+    int *statuses; /* 0, before as well, or the errno, which is final: the pages count as clean from then on */
     size_t count;
 } fc_files;
 
-void fc_files_kick(fc_files *files);
+/* Tasks of a pool, about one file each: the first step of all of them, then the second. */
+void fc_files_kick(void *files, size_t file, int seat);
 void fc_files_sync(void *files, size_t file, int seat);
 
 #endif

@@ -34,5 +34,5 @@ cdef extern from "group.h" nogil:
         int *statuses
         size_t count
 
-    void fc_files_kick(fc_files *files)
+    void fc_files_kick(void *files, size_t file, int seat)
     void fc_files_sync(void *files, size_t file, int seat)
