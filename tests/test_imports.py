@@ -22,6 +22,7 @@ RANKS = [
     ["dir.engine"],
     ["dir.batch"],
     ["dir.clean", "dir.index", "dir.ingest", "dir.quarantine", "dir.reader", "dir.sweep"],
+    ["dir.pending"],
     ["dir.durability", "dir.scan", "dir.temp"],
     ["dir.lock"],
     ["dir.root"],

@@ -22,7 +22,7 @@ from fastcas.digest import Digest
 from fastcas.dir import root as resolving
 from fastcas.dir.ingest import BLOB_MODE, check_algorithm, not_synced
 from fastcas.dir.root import BLOBS, DIRECTORY
-from fastcas.dir.temp import Temp, have_nameless
+from fastcas.dir.temp import Temp, have_nameless, room_for_temps
 from fastcas.errors import FastCASError, UnsupportedError
 from fastcas.results import PutResult
 from fastcas.source import open_regular, open_source
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from fastcas.dir.root import Root
     from fastcas.source import Source
 
-#: At most so many files are open and not published yet, and never more than a quarter of what the
-#: process may have open, or half of what it has left.
-MOST_FILES = 256
 #: At most so many bytes of small blobs are kept until they are stored.
 MOST_BYTES = 4 << 20
 #: So many large sources wait for the second thread before the calling one takes one itself.
@@ -69,7 +66,7 @@ class Batch:
         self._algorithm = algorithm
         self._progress = progress
         self._pid = os.getpid()
-        self._room = _room()
+        self._room = room_for_temps()
         self._results: list[PutResult | None] = []
         self._failure: tuple[int, Any, BaseException] | None = None  # of the first source that failed
         self._broken = False  # progress raised: nothing goes on
@@ -498,19 +495,6 @@ class Batch:
 
 def _groups_work() -> bool:
     return have_nameless() and resolving.HAVE_OPENAT2
-
-
-def _room() -> int:
-    limit = os.sysconf("SC_OPEN_MAX")
-    if limit < 0:
-        return MOST_FILES
-    room = min(MOST_FILES, limit // 4)
-    if limit < 32 * MOST_FILES:  # others may have most of them
-        try:
-            room = min(room, (limit - len(os.listdir("/proc/self/fd"))) // 2 - 2)
-        except OSError:
-            pass
-    return max(1, room)
 
 
 def _small_copy(source: Any) -> bytes | None:

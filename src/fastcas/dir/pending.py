@@ -14,6 +14,7 @@ import errno
 import os
 
 from fastcas import _core
+from fastcas.dir.temp import room_for_temps
 from fastcas.errors import ClosedError, DurabilityError, FastCASError
 
 TYPE_CHECKING = False
@@ -86,9 +87,7 @@ class Pending:
         if self._pid != os.getpid():
             self._begin()
         if not self._waiting:
-            from fastcas.dir.batch import _room
-
-            self._room = _room()
+            self._room = room_for_temps()
         elif len(self._waiting) >= self._room:
             self.settle()
 
@@ -100,9 +99,11 @@ class Pending:
     # ---- what others ask
 
     def size_of(self, digest: Digest) -> int | None:
-        """The size of a blob that waits; None where none does."""
+        """The size of a blob that has no name yet; None where that isn't so."""
         one = self._waiting.get(digest)
-        return None if one is None or self._pid != os.getpid() else one.size
+        if one is None or one.temp is None or self._pid != os.getpid():
+            return None
+        return one.size
 
     def reveal(self, digest: Digest) -> None:
         """The blob has its name on return, if it was put."""

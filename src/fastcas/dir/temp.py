@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 #: False where files can't be made without a name, or be given one later: then names of our pattern.
 HAVE_O_TMPFILE = hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")
 
+#: At most so many files are open and not published yet, and never more than a quarter of what the
+#: process may have open, or half of what it has left.
+MOST_FILES = 256
+
 TEMP_PREFIX = ".fastcas-"
 TEMP_SUFFIX = ".tmp"
 
@@ -23,6 +27,20 @@ TEMP_SUFFIX = ".tmp"
 def have_nameless() -> bool:
     """Whether files can be made without a name here, as far as is known."""
     return HAVE_O_TMPFILE
+
+
+def room_for_temps() -> int:
+    """How many files may wait, open, to be published."""
+    limit = os.sysconf("SC_OPEN_MAX")
+    if limit < 0:
+        return MOST_FILES
+    room = min(MOST_FILES, limit // 4)
+    if limit < 32 * MOST_FILES:  # others may have most of them
+        try:
+            room = min(room, (limit - len(os.listdir("/proc/self/fd"))) // 2 - 2)
+        except OSError:
+            pass
+    return max(1, room)
 
 
 class Temp:
