@@ -29,7 +29,7 @@ def put_small(context: Context) -> Iterator[Group]:
             context.settle()
             started = time.perf_counter()
             results = cas.put_blobs(blobs) if together else [cas.put_blob(blob) for blob in blobs]
-            if durability == "batch":
+            if durability in ("batch", "syncfs"):
                 cas.sync()
             elapsed = time.perf_counter() - started
             cas.close()
@@ -64,6 +64,7 @@ def put_small(context: Context) -> Iterator[Group]:
         systems = {
             "full": ours("full"),
             "batch": ours("batch"),
+            "syncfs": ours("syncfs"),
             "together": ours("full", together=True),
             "naive-full": naive("full"),
             "naive-file": naive("file"),
@@ -72,8 +73,10 @@ def put_small(context: Context) -> Iterator[Group]:
         rows = [
             Row("put 4 KiB one by one, file and directory synced (umoci: file)", "full", peer,
                 "naive-full", None, (("umoci", 1.0),)),
-            Row("put 4 KiB one by one, file synced, directory once at the end (umoci: file)",
-                "batch", peer, "naive-file", None, (("umoci", 1.0),)),
+            Row("put 4 KiB one by one, batch: all durable at the end (umoci: file, each)",
+                "batch", peer, "naive-file", None, (("umoci", 8.0),)),
+            Row("put 4 KiB one by one, syncfs: all durable at the end (umoci: file, each)",
+                "syncfs", peer, "naive-file", None, (("umoci", 8.0),)),
             Row("put 4 KiB by one `put_blobs`, files and directory synced (umoci: file, one by one)",
                 "together", peer, "naive-full", None, (("umoci", 8.0),)),
         ]  # fmt: skip
