@@ -1181,7 +1181,7 @@ def sync_filesystem(int fd, statuses not None):
 def name_files(fds not None, int directory, names not None):
     """Gives each open file of `fds`, which has no name and was finished a while ago, its name of `names`
     (bytes) in `directory`, and the time of now. Returns a list that has for each 0 or the errno."""
-    cdef list kept = list(names), outcome = []
+    cdef list kept = list(names)
     cdef size_t i, count = len(fds)
     cdef int *memory = <int *>calloc(count + 1, sizeof(int))
     cdef const char **texts = <const char **>calloc(count + 1, sizeof(char *))

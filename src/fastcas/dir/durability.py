@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 LEVELS = ("full", "batch", "syncfs", "none")
 
-# statfs(2): local filesystems whose syncfs(2) makes files durable and says when it couldn't: ext2 to ext4,
-# xfs, btrfs, f2fs, and tmpfs, which has nothing to lose. Others forget errors, or do nothing at all (FUSE).
+# statfs(2): local filesystems whose syncfs(2) makes files durable and says when it couldn't: ext2 to
+# ext4, xfs, btrfs, f2fs, and tmpfs, which has nothing to lose. Others forget errors, or do nothing at
+# all (FUSE).
 _SYNCFS_TELLS = (0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994)
 _SYNCFS_SINCE = (5, 8)  # before that Linux kept write-back errors to itself
 
@@ -67,8 +68,8 @@ class Durability:
         self._syncing = (os.getpid(), allocate_lock())
 
     def sync_data(self, fds: list[int], statuses: memoryview) -> None:
-        """Makes the open files durable. ``statuses`` has a C int for each, 0, which becomes the errno of
-        a failure; an interruption leaves those that are known."""
+        """Makes the open files durable. ``statuses`` has a C int for each, 0, which becomes the errno
+        of a failure; an interruption leaves those that are known."""
         if self.level == "syncfs":
             with self._root.held() as root:  # open since before they were written: no error is missed
                 _core.sync_filesystem(root, statuses)

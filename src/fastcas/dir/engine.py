@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fastcas.model import Index
     from fastcas.results import StoredBlob, Swept
 
+
 def _as_text(path: str | os.PathLike[str]) -> str:
     text = os.fsdecode(path)
     if "\0" in text:

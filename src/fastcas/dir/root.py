@@ -136,9 +136,7 @@ class Root:
                 fd, place, algorithm, content, mode=mode, owner=self.owner, sync=sync
             )
 
-    def stage_small(
-        self, algorithm: str, content: bytes, mode: int
-    ) -> tuple[str, _core.File] | None:
+    def stage_small(self, algorithm: str, content: bytes, mode: int) -> tuple[str, _core.File] | None:
         """See ``_core.stage_small``; None also where the general way must be gone."""
         if not HAVE_OPENAT2:
             return None
