@@ -634,6 +634,23 @@ def test_a_put_that_ends_after_close(layout, kind):
     assert own_names(layout) == set()
 
 
+def test_a_close_in_the_last_moment_of_a_put(layout, monkeypatch, kind):
+    cas = fastcas.create(layout, durability="batch")
+    real = pending.Pending._prepare
+
+    def prepare(self):
+        real(self)
+        cas.close()
+
+    monkeypatch.setattr(pending.Pending, "_prepare", prepare)
+    for content in (SMALL, bytearray(SMALL)):
+        with pytest.raises(fastcas.ClosedError):
+            cas.put_blob(content)
+    assert not cas._pending._waiting
+    assert on_disk(layout) == set()
+    assert own_names(layout) == set()
+
+
 # ---- where syncfs can't be had
 
 
