@@ -783,6 +783,7 @@ def check_corrupt_blob(store):
         for size in (1000, 70_000, 3 << 20):
             content = noise(size, 3)
             digest, _ = cas.put_blob(content)
+            cas.sync()
             for _, wrong in damaged(content):
                 store.plant(digest, wrong)
                 reader = cas.get_blob(digest)
@@ -819,6 +820,7 @@ def check_corrupt_blob(store):
 def check_digest_mismatch_tells_both(store):
     with store.create() as cas:
         digest, _ = cas.put_blob(b"right")
+        cas.sync()
         store.plant(digest, b"wrong")
         with pytest.raises(DigestMismatchError) as caught:
             cas.read_blob(digest)
@@ -832,12 +834,14 @@ def check_put_repairs(store):
     with store.create() as cas:
         digest, _ = cas.put_blob(content)
         for _, wrong in damaged(content):
+            cas.sync()
             store.plant(digest, wrong)
             assert cas.put_blob(content).digest == digest
             assert cas.read_blob(digest) == content
         large = noise(3 << 20)
         digest, _ = cas.put_blob(large)
         for _, wrong in damaged(large):
+            cas.sync()
             store.plant(digest, wrong)
             cas.put_blob(io.BytesIO(large), verify_existing=True)
             assert cas.read_blob(digest) == large
@@ -1394,6 +1398,7 @@ def check_reopen(store):
 def check_two_engines_see_each_other(store):
     with store.create() as one, store.open() as two:
         digest, _ = one.put_blob(b"shared")
+        one.sync()
         assert two.read_blob(digest) == b"shared"
         two.update_reference("v1", descriptor_of())
         assert list(one.list_references()) == ["v1"]
@@ -1403,7 +1408,7 @@ def check_two_engines_see_each_other(store):
 
 def check_durability(store):
     with store.create() as cas:
-        assert cas.durability in ("full", "batch", "none")
+        assert cas.durability in ("full", "batch", "syncfs", "none")
 
 
 def check_with_closes(store):

@@ -282,6 +282,7 @@ def test_case_07_empty_blob(cas, layout):
 def test_case_08_put_twice_same_inode(layout, durability, size, ingest_kind):
     with fastcas.create(layout, durability=durability) as cas:
         first = cas.put_blob(noise(size))
+        cas.sync()
         path = blob_path(layout, first.digest)
         inode = path.stat().st_ino
         os.utime(path, (1, 1))

@@ -309,10 +309,11 @@ def ended(pid):
     assert status == 0, f"the forked child ended with {status}"
 
 
-@pytest.mark.parametrize("durability", ["full", "batch", "none"])
+@pytest.mark.parametrize("durability", ["full", "batch", "syncfs", "none"])
 def test_fork_uses_the_same_engine(layout, durability):
     with fastcas.create(layout, durability=durability) as cas:
         cas.put_blob(noise(3 << 20))
+        cas.sync()  # the child is another process
 
         def child():
             assert cas.read_blob(digest_of(noise(3 << 20))) == noise(3 << 20)
@@ -423,6 +424,7 @@ def test_descriptors_are_closed_on_exec(layout):
 def test_pickle_reopens_by_path(layout, durability):
     with fastcas.create(layout, durability=durability) as cas:
         digest, _ = cas.put_blob(b"x")
+        cas.sync()
         for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
             with pickle.loads(pickle.dumps(cas, protocol)) as again:
                 assert again.durability == durability

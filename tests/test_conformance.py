@@ -58,6 +58,7 @@ class DirStore(Store):
 DIR_STORES = {
     "full": ("full", True, True),
     "batch": ("batch", True, True),
+    "syncfs": ("syncfs", True, True),
     "none": ("none", True, True),
     "named-temp": ("full", False, True),
     "named-temp-batch": ("batch", False, True),
@@ -98,7 +99,7 @@ def test_source(store, kind):
 
 
 def test_durability_is_what_was_asked(tmp_path):
-    for durability in ("full", "batch", "none"):
+    for durability in ("full", "batch", "syncfs", "none"):
         with fastcas.create(tmp_path / durability, durability=durability) as cas:
             assert cas.durability == durability
     with fastcas.create(tmp_path / "default") as cas:

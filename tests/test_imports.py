@@ -23,7 +23,7 @@ RANKS = [
     ["dir.batch"],
     ["dir.publication"],
     ["dir.check", "dir.clean", "dir.index", "dir.ingest", "dir.quarantine", "dir.reader", "dir.sweep"],
-    ["dir.checksums"],
+    ["dir.checksums", "dir.pending"],
     ["dir.durability", "dir.scan", "dir.temp"],
     ["dir.lock"],
     ["dir.root"],

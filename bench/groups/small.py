@@ -31,7 +31,7 @@ def put_small(context: Context) -> Iterator[Group]:
             context.settle()
             started = time.perf_counter()
             results = cas.put_blobs(blobs) if together else [cas.put_blob(blob) for blob in blobs]
-            if durability == "batch":
+            if durability in ("batch", "syncfs"):
                 cas.sync()
             elapsed = time.perf_counter() - started
             cas.close()
@@ -79,7 +79,11 @@ def put_small(context: Context) -> Iterator[Group]:
         )  # fmt: skip
         yield measured(
             "batch", "file", {"batch": ours("batch")},
-            Row("put 4 KiB one by one, directory synced once", "batch", None, (("umoci", 1.0),)),
+            Row("put 4 KiB one by one, all durable at the end", "batch", None, (("umoci", 8.0),)),
+        )  # fmt: skip
+        yield measured(
+            "syncfs", "file", {"syncfs": ours("syncfs")},
+            Row("put 4 KiB one by one, all durable at the end", "syncfs", None, (("umoci", 8.0),)),
         )  # fmt: skip
     yield measured(
         "none", "none", {"none": ours("none"), "together": ours("none", together=True)},

@@ -149,8 +149,14 @@ def open(path: str | os.PathLike[str], *, durability: str = "full") -> DirEngine
     ``durability`` says what a put, and everything else that changes the layout, waits for:
 
     - "full": file and directories are synced before it returns.
-    - "batch": files are synced before they get their names, directories by ``sync()``, by the next
-      change of the index, or by ``close()``.
+    - "batch": a put only writes; ``sync()``, the next change of the index, or ``close()`` syncs all
+      files together, then names them, then syncs the directory. Until then this engine alone, in
+      this process, sees them (some hundreds are enough for some to be named before); a crash, or an
+      engine that is dropped without ``close``, loses them. One that can't be synced is dropped, and
+      told by DurabilityError there and from then on, until it is put again or deleted.
+    - "syncfs": the same with one syncfs(2) in place of the files' syncs. It flushes everything that is
+      unwritten on the whole filesystem, other programs' data too, and waits for it. UnsupportedError
+      unless Linux is 5.8 or newer and the filesystem ext4, xfs, btrfs, f2fs or tmpfs.
     - "none": nothing is synced. After power loss a blob put lately may be missing or damaged.
 
     Raises NotExistError where there is no such path; InvalidError where it is no layout: no

@@ -23,7 +23,7 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_
 
 from fastcas.native.algorithm cimport fc_algorithm
 from fastcas.native.evp cimport fc_evp_fetch, fc_evp_load, fc_evp_reason, fc_evp_version
-from fastcas.native.files cimport fc_files, fc_files_kick, fc_files_sync
+from fastcas.native.files cimport FC_KICK_THREADS, fc_files, fc_files_kick, fc_files_sync
 from fastcas.native.lanes cimport fc_sha256_kernel, fc_sha256_supported
 from fastcas.native.many cimport (
     FC_EKIND, FC_FILE, FC_MEMORY, FC_NAME, fc_many, fc_many_close, fc_many_item, fc_many_open, fc_many_run,
@@ -32,7 +32,8 @@ from fastcas.native.pool cimport (
     FC_POOL_MAX, fc_pool, fc_pool_run, fc_pool_start, fc_pool_stop, fc_step,
 )
 from fastcas.native.small cimport (
-    FC_SMALL, fc_small, fc_small_place, fc_small_put, fc_small_read, fc_small_verify,
+    FC_SMALL, fc_small, fc_small_name_late, fc_small_place, fc_small_put, fc_small_read, fc_small_stage,
+    fc_small_verify,
 )
 from fastcas.native.store cimport (
     FC_EUNBEGUN, FC_STORE_THREADS, fc_item, fc_store, fc_store_add, fc_store_close, fc_store_open,
@@ -66,6 +67,17 @@ cdef extern from "Python.h":
     int PyBUF_READ
     unsigned long PyThread_get_thread_ident()
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
+cdef extern from "<unistd.h>" nogil:
+    int syncfs(int fd)
+
+cdef extern from "<errno.h>" nogil:
+    int read_errno "errno"
+
+cdef extern from "<sys/vfs.h>" nogil:
+    struct statfs:
+        long f_type
+    int fstatfs(int fd, statfs *facts)
 
 cdef uint64_t PROGRESS_STEP = 1 << 20
 cdef uint64_t COPY_STEP = 16 << 20
@@ -828,6 +840,36 @@ def put_small(int dirfd, bytes place not None, str algorithm not None, bytes dat
     return None if status else (name[:2 * digester.digest_size].decode("ascii"), directory)
 
 
+def stage_small(int dirfd, bytes place not None, str algorithm not None, bytes data not None, *, unsigned int mode,
+                owner=None):
+    """The same up to the file without a name, which stays without one, not synced. Returns (digest in
+    hexadecimal digits, File), or None as above."""
+    cdef fc_small_place to
+    cdef char name[2 * FC_DIGEST_MAX + 1]
+    cdef File file = File(-1)
+    cdef int fd = -1, status
+    if len(data) > FC_SMALL:
+        raise ValueError(f"{len(data)} bytes are more than {FC_SMALL}")
+    to.dirfd = dirfd
+    to.place = place
+    to.mode = mode
+    to.sync = False
+    to.chown = owner is not None
+    if to.chown:
+        to.uid, to.gid = owner
+    cdef Digester digester = take_digester(algorithm)
+    cdef fc_hasher hasher = digester.hasher()
+    cdef const unsigned char *content = <const unsigned char *>PyBytes_AS_STRING(data)
+    cdef size_t size = <size_t>len(data)
+    with nogil:
+        status = fc_small_stage(hasher, &to, content, size, name, &fd)
+    file.fd = fd
+    give_digester(digester)
+    if status < 0:
+        raise failure(status)
+    return None if status else (name[:2 * digester.digest_size].decode("ascii"), file)
+
+
 # ---- many digests at once
 
 def digest_many(items, str algorithm not None, *, int threads=1, bint failures=False, kernel=None,
@@ -1209,26 +1251,74 @@ cdef int run_pool(fc_step step, void *context, int threads) except -1:
             fc_pool_stop(&pool)
 
 
-def sync_files(fds not None):
+def sync_files(fds not None, statuses=None):
     """fsync(2) of the open files `fds`, on up to FC_POOL_MAX threads, the disk being told of all of them
-    first. Returns a list that has for each of them 0 or the errno."""
+    first. Returns a list that has for each of them 0 or the errno. `statuses`, a writable buffer of as many C
+    ints, all 0, is given them as they come to be known: an interruption leaves there what has failed."""
     cdef fc_files files
+    cdef Py_buffer buffer
     cdef size_t i, count = len(fds)
-    cdef int *memory = <int *>calloc(2 * count + 1, sizeof(int))
+    cdef int *memory = <int *>calloc(count + 1, sizeof(int))
     if memory is NULL:
         raise MemoryError()
     try:
+        PyObject_GetBuffer(bytearray(count * sizeof(int)) if statuses is None else statuses, &buffer, PyBUF_WRITABLE)
+        try:
+            if <size_t>buffer.len != count * sizeof(int):
+                raise ValueError("a status for each file is needed")
+            for i in range(count):
+                memory[i] = fds[i]
+            files.fds = memory
+            files.statuses = <int *>buffer.buf
+            files.count = count
+            files.next = 0
+            run_pool(fc_files_kick, &files, <int>min(count, <size_t>FC_KICK_THREADS))
+            files.next = 0
+            run_pool(fc_files_sync, &files, <int>min(count, <size_t>FC_POOL_MAX))
+            return [files.statuses[i] for i in range(count)]
+        finally:
+            PyBuffer_Release(&buffer)
+    finally:
+        free(memory)
+
+
+def sync_filesystem(int fd, statuses not None):
+    """syncfs(2) of the whole filesystem of `fd`. An errno goes to every C int of the writable buffer
+    `statuses`, which are left alone otherwise."""
+    cdef Py_buffer buffer
+    cdef size_t i
+    cdef int error = 0
+    PyObject_GetBuffer(statuses, &buffer, PyBUF_WRITABLE)
+    try:
+        with nogil:
+            if syncfs(fd) != 0:
+                error = read_errno
+        if error != 0:
+            for i in range(<size_t>buffer.len // sizeof(int)):
+                (<int *>buffer.buf)[i] = error
+    finally:
+        PyBuffer_Release(&buffer)
+
+
+def name_files(fds not None, int directory, names not None):
+    """Gives each open file of `fds`, which has no name and was finished a while ago, its name of `names`
+    (bytes) in `directory`, and the time of now. Returns a list that has for each 0 or the errno."""
+    cdef list kept = list(names)
+    cdef size_t i, count = len(fds)
+    cdef int *memory = <int *>calloc(count + 1, sizeof(int))
+    cdef const char **texts = <const char **>calloc(count + 1, sizeof(char *))
+    try:
+        if memory is NULL or texts is NULL:
+            raise MemoryError()
         for i in range(count):
             memory[i] = fds[i]
-        files.fds = memory
-        files.statuses = memory + count
-        files.count = count
+            texts[i] = kept[i]
         with nogil:
-            fc_files_kick(&files)
-        files.next = 0
-        run_pool(fc_files_sync, &files, <int>min(count, <size_t>FC_POOL_MAX))
-        return [-files.statuses[i] for i in range(count)]
+            for i in range(count):
+                memory[i] = -fc_small_name_late(memory[i], directory, texts[i])
+        return [memory[i] for i in range(count)]
     finally:
+        free(texts)
         free(memory)
 
 
@@ -1385,6 +1475,14 @@ def open_regular(int dirfd, bytes name not None):
     if fd < 0:
         raise failure(fd)
     return None if size < 0 else (fd, size)
+
+
+def filesystem_type(int fd):
+    """The magic number of the filesystem on which the open file is (statfs(2))."""
+    cdef statfs facts
+    if fstatfs(fd, &facts) != 0:
+        raise failure(-read_errno)
+    return <unsigned long>facts.f_type & 0xFFFFFFFF
 
 
 def link_fd(int fd, int dirfd, bytes name not None):

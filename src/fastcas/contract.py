@@ -42,7 +42,7 @@ class Contract(ABC):
     @property
     @abstractmethod
     def durability(self) -> str:
-        """ "full", "batch" or "none": see ``fastcas.open``."""
+        """ "full", "batch", "syncfs" or "none": see ``fastcas.open``."""
 
     @abstractmethod
     def put_blob(
@@ -68,7 +68,7 @@ class Contract(ABC):
 
         Returning means that the content is stored under the digest, as durable as ``durability``
         says, also where it was stored before; a stored file that is found wrong is replaced. After
-        an error nothing has been published.
+        an error nothing has been published. At "batch" and "syncfs" others see it from ``sync`` on.
 
         ``compress`` names a compression, "gzip", "zstd", "none" or a registered one, and ``level`` its
         level (gzip 1 to 9, zstd 1 to 22). The blob is then the compressed content, which is what
@@ -146,7 +146,12 @@ class Contract(ABC):
 
     @abstractmethod
     def sync(self) -> None:
-        """Makes every put that has returned durable, where ``durability`` is "batch"."""
+        """Makes every put that has returned durable, where ``durability`` is "batch" or "syncfs", and
+        visible to others than this engine.
+
+        Raises DurabilityError, whose ``lost`` has the digests of what can't be: here, and by every
+        change of the index and ``close``, until each was put again or deleted.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -178,8 +178,12 @@ class ClosedError(FastCASError, ValueError):
 class DurabilityError(FastCASError, OSError):
     """The content is published under its name, and whether it survives power loss is unknown.
 
-    Also an ``OSError`` with the errno of the sync that failed.
+    Also an ``OSError`` with the errno of the sync that failed. ``lost``, a tuple, has the digests of
+    blobs whose puts had returned, at durability "batch" or "syncfs", and that aren't durable:
+    what was new isn't stored.
     """
+
+    lost: tuple[str, ...]
 
     def __init__(
         self,
@@ -188,8 +192,10 @@ class DurabilityError(FastCASError, OSError):
         errno: int,
         digest: str | None = None,
         path: Path = None,
+        lost: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message, digest=digest, path=path)
+        self.lost = lost
         _describe(self, errno, path)
 
 

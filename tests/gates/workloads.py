@@ -9,12 +9,9 @@ from typing import Any
 
 import fastcas
 from fastcas import Descriptor, Digest
-from fastcas.dir.engine import DURABILITIES
+from fastcas.dir.durability import LEVELS
 from gates.child import tell
 from gates.invariants import REF_NAME
-
-#: Every durability that there is.
-LEVELS = DURABILITIES
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"

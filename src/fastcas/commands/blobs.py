@@ -54,10 +54,11 @@ CHUNK = 1 << 20
 @compress_options
 @click.option(
     "--durability",
-    type=click.Choice(["full", "batch", "none"]),
+    type=click.Choice(["full", "batch", "syncfs", "none"]),
     default="full",
     show_default=True,
-    help="full: synced one by one. batch: synced at the end. none: left to the kernel.",
+    help="full: synced one by one. batch: together, at the end. syncfs: the same by one flush of the "
+    "whole filesystem, other programs' data too. none: left to the kernel.",
 )
 @as_json
 def put(

@@ -20,7 +20,7 @@ from fastcas.dir import root as resolving
 from fastcas.dir.ingest import BLOB_MODE, check_algorithm
 from fastcas.dir.publication import Publication, Staged
 from fastcas.dir.root import BLOBS, DIRECTORY
-from fastcas.dir.temp import have_nameless
+from fastcas.dir.temp import have_nameless, room_for_temps
 from fastcas.errors import UnsupportedError
 from fastcas.results import PutResult
 from fastcas.source import open_source
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from fastcas.dir.ingest import Ingest
     from fastcas.dir.root import Root
 
-#: At most so many files are open and not published yet, and never more than a quarter of what the
-#: process may have open, or half of what it has left.
-MOST_FILES = 256
 #: At most so many blobs are in a group whose files get their names at once.
 MOST_BLOBS = 2048
 #: From so many small blobs on a second thread begins while more are added.
@@ -70,7 +67,7 @@ class Batch:
         self._broken = False  # progress raised: nothing goes on
 
         # In C, where files need no names: the numbers and sources of what the group holds.
-        self._room = _room()
+        self._room = room_for_temps()
         self._group = self._make_group() if _groups_work() else None
         self._grouped: list[tuple[int, Any]] = []
         self._bytes = 0
@@ -89,7 +86,9 @@ class Batch:
         sync = self._durability.sync_files
         room = self._room if sync else MOST_BLOBS
         owner = self._root.owner
-        return _core.Group(self._algorithm, room, mode=BLOB_MODE, owner=owner, sync=sync, checksums=True)
+        return _core.Group(
+            self._algorithm, room, mode=BLOB_MODE, owner=owner, sync=sync, checksums=True
+        )
 
     def run(self, sources: Iterable[Any]) -> list[PutResult]:
         """See ``Engine.put_blobs``. After a failure the directory waits for the next ``sync``."""
@@ -316,19 +315,6 @@ class Batch:
 
 def _groups_work() -> bool:
     return have_nameless() and resolving.HAVE_OPENAT2
-
-
-def _room() -> int:
-    limit = os.sysconf("SC_OPEN_MAX")
-    if limit < 0:
-        return MOST_FILES
-    room = min(MOST_FILES, limit // 4)
-    if limit < 32 * MOST_FILES:  # others may have most of them
-        try:
-            room = min(room, (limit - len(os.listdir("/proc/self/fd"))) // 2 - 2)
-        except OSError:
-            pass
-    return max(1, room)
 
 
 def _encoded(path: os.PathLike[Any]) -> bytes | None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock
 
+from fastcas import _core
 from fastcas.dir.root import BLOBS, DIRECTORY
-from fastcas.errors import DurabilityError
+from fastcas.errors import DurabilityError, InvalidError, UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,18 +20,61 @@ if TYPE_CHECKING:
     from fastcas.dir.root import Root
 
 
+LEVELS = ("full", "batch", "syncfs", "none")
+
+# statfs(2): local filesystems whose syncfs(2) makes files durable and says when it couldn't: ext2 to
+# ext4, xfs, btrfs, f2fs, and tmpfs, which has nothing to lose. Others forget errors, or do nothing at
+# all (FUSE).
+_SYNCFS_TELLS = (0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994)
+_SYNCFS_SINCE = (5, 8)  # before that Linux kept write-back errors to itself
+
+
+def check_level(level: str, path: str) -> None:
+    """InvalidError for what is no level, UnsupportedError for "syncfs" where it can't be had."""
+    if level not in LEVELS:
+        raise InvalidError(f"durability must be one of {', '.join(LEVELS)}, not {level!r}")
+    if level != "syncfs":
+        return
+    release = os.uname().release
+    if tuple(int(part) for part in release.split("-")[0].split(".")[:2]) < _SYNCFS_SINCE:
+        raise UnsupportedError(f'durability "syncfs" needs Linux 5.8, this is {release}', path=path)
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if _core.filesystem_type(fd) not in _SYNCFS_TELLS:
+            message = f'{path!r}: durability "syncfs" needs ext4, xfs, btrfs, f2fs or tmpfs'
+            raise UnsupportedError(message, path=path)
+    finally:
+        os.close(fd)
+
+
 class Durability:
-    """What the puts of one engine wait for: ``level`` is "full", "batch" or "none"."""
+    """What the puts of one engine wait for: ``level`` is "full", "batch", "syncfs" or "none".
+
+    ``sync_files``: files are synced before they get their names; ``defers``: puts don't wait for that.
+    """
 
     def __init__(self, root: Root, level: str) -> None:
         self.level = level
         self.sync_files = level != "none"
+        self.defers = level in ("batch", "syncfs")
         self._root = root
         self._pending: set[str] = set()  # algorithms whose directories have unsynced names
         self._failure: DurabilityError | None = None
         self._anchored: dict[str, _Anchor] = {}  # by algorithm
         self._closed = False
         self._syncing = (os.getpid(), allocate_lock())
+
+    def sync_data(self, fds: list[int], statuses: memoryview) -> None:
+        """Makes the open files durable. ``statuses`` has a C int for each, 0, which becomes the errno
+        of a failure; an interruption leaves those that are known."""
+        if self.level == "syncfs":
+            with self._root.held() as root:  # open since before they were written: no error is missed
+                _core.sync_filesystem(root, statuses)
+        else:
+            _core.sync_files(fds, statuses)
 
     def published(self, directory: int, algorithm: str) -> None:
         """A name has appeared, or was found, in the open directory of ``algorithm``.

@@ -12,7 +12,7 @@ from fastcas import _core
 from fastcas.digest import COMPUTABLE, REGISTERED, Digest
 from fastcas.dir.checksums import RECORDED_ABOVE, Checksums
 from fastcas.dir.clean import remove_debris
-from fastcas.dir.durability import Durability
+from fastcas.dir.durability import Durability, check_level
 from fastcas.dir.index import IndexFile
 from fastcas.dir.ingest import Ingest, check_content
 from fastcas.dir.lock import Lock
@@ -34,19 +34,12 @@ if TYPE_CHECKING:
     from fastcas.model import Index
     from fastcas.results import StoredBlob, Swept
 
-DURABILITIES = ("full", "batch", "none")
-
 
 def _as_text(path: str | os.PathLike[str]) -> str:
     text = os.fsdecode(path)
     if "\0" in text:
         raise InvalidError(f"{text[:100]!r}: a path can't have a NUL in it", path=text)
     return text
-
-
-def _check_durability(durability: str) -> None:
-    if durability not in DURABILITIES:
-        raise InvalidError(f"durability must be one of {', '.join(DURABILITIES)}, not {durability!r}")
 
 
 class DirEngine(Engine):
@@ -59,22 +52,25 @@ class DirEngine(Engine):
         self._root = root
         self._lock = Lock(root)
         self._waits = Durability(root, durability)
-        self._index = IndexFile(root, self._lock, self._waits)
         self._checksums = Checksums(root, self._lock)
         self._ingest = Ingest(root, self._lock, self._waits, self._checksums)
+        self._pending = self._ingest.pending
+        self._index = IndexFile(root, self._lock, self._waits, self._pending)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, durability: str = "full") -> Self:
         """See ``fastcas.open``."""
-        _check_durability(durability)
-        return cls(open_root(_as_text(path)), durability)
+        path = _as_text(path)
+        check_level(durability, path)
+        return cls(open_root(path), durability)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], *, durability: str = "full") -> Self:
         """See ``fastcas.create``."""
-        _check_durability(durability)
-        create_layout(_as_text(path), durable=durability != "none")
-        return cls(open_root(_as_text(path)), durability)
+        path = _as_text(path)
+        check_level(durability, path)
+        create_layout(path, durable=durability != "none")
+        return cls(open_root(path), durability)
 
     @property
     def path(self) -> str:
@@ -138,8 +134,11 @@ class DirEngine(Engine):
             raise ClosedError("this layout was closed", path=self.path)
         from fastcas.dir.batch import Batch
 
+        self._pending.settle()
         batch = Batch(self._root, self._waits, self._ingest, algorithm, progress)
-        return batch.run(sources)
+        results = batch.run(sources)
+        self._pending.stored(results)
+        return results
 
     def put_copy(
         self, blob: BlobReader, *, verify: bool = False, progress: Progress | None = None
@@ -183,6 +182,7 @@ class DirEngine(Engine):
             return super().read_blob(digest, limit=limit)
         # Without a reader object: most blobs that are read whole are small.
         digest = Digest(digest)
+        self._pending.reveal(digest)
         algorithm, _, encoded = digest.partition(":")
         if algorithm not in COMPUTABLE:
             raise _not_computable(digest, algorithm)
@@ -206,6 +206,7 @@ class DirEngine(Engine):
         algorithm = digest.algorithm
         if algorithm not in COMPUTABLE:
             raise _not_computable(digest, algorithm)
+        self._pending.reveal(digest)
         try:
             return self._root.open_regular(_blob_name(digest))
         except (OSError, InvalidError) as error:
@@ -213,6 +214,9 @@ class DirEngine(Engine):
 
     def stat_blob(self, digest: str) -> BlobInfo:
         digest = Digest(digest)
+        size = self._pending.size_of(digest)
+        if size is not None and not self._root.closed:
+            return BlobInfo(digest, size)
         name = _blob_name(digest)
         try:
             fd = self._root.open(name, os.O_PATH)
@@ -228,6 +232,7 @@ class DirEngine(Engine):
 
     def delete_blob(self, digest: str) -> None:
         digest = Digest(digest)
+        self._pending.forget(digest)
         try:
             directory = self._root.open(f"{BLOBS}/{digest.algorithm}", DIRECTORY)
             try:
@@ -252,6 +257,7 @@ class DirEngine(Engine):
         return sum(map(len, self._batches(self._algorithms())))
 
     def _algorithms(self) -> list[str]:
+        self._pending.settle()
         blobs = self._root.open(BLOBS, DIRECTORY)
         try:
             return [name for name in os.listdir(blobs) if _core.split_digest(f"{name}:0") > 0]
@@ -282,9 +288,11 @@ class DirEngine(Engine):
         return self._index.update(function)
 
     def read_clock(self) -> int:
+        self._pending.settle()
         return read_file_clock()
 
     def scan_blobs(self, *, known: Container[str] = ()) -> Iterator[StoredBlob]:
+        self._pending.settle()
         return scan_blobs(self._root, known)
 
     def check_blobs(
@@ -297,6 +305,7 @@ class DirEngine(Engine):
     ) -> Iterator[str]:
         from fastcas.dir.check import Check
 
+        self._pending.settle()
         return Check(self._root, self._checksums, threads, progress).run(digests, quick=quick)
 
     def sweep_blobs(
@@ -310,6 +319,7 @@ class DirEngine(Engine):
     ) -> Swept:
         from fastcas.dir.sweep import sweep_blobs
 
+        self._pending.settle()
         swept = sweep_blobs(
             self._root,
             self._lock,
@@ -327,6 +337,7 @@ class DirEngine(Engine):
     def open_quarantine(self, directory: str) -> Callable[[Digest, Mapping[str, Any]], str | None]:
         from fastcas.dir.quarantine import Quarantine
 
+        self._pending.settle()
         return Quarantine(self._root, self._lock, directory, durable=self._waits.sync_files).move
 
     def clean(self) -> list[str]:
@@ -335,13 +346,14 @@ class DirEngine(Engine):
     def sync(self) -> None:
         if self._root.closed:
             raise ClosedError("this layout was closed", path=self.path)
-        self._waits.sync()
+        self._pending.sync()
 
     def close(self) -> None:
         if not self._root.closed:
             try:
-                self._waits.sync()
+                self._pending.sync()
             finally:
+                self._pending.close()
                 self._waits.close()
                 self._root.close()
 
@@ -365,6 +377,7 @@ class DirEngine(Engine):
         root = getattr(self, "_root", None)
         if root is not None and not root.closed:
             warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self._pending.close()
             self._waits.close()
             root.close()
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fastcas.dir.durability import Durability
     from fastcas.dir.lock import Lock
+    from fastcas.dir.pending import Pending
     from fastcas.dir.root import Root
     from fastcas.model import Index
 
@@ -34,10 +35,11 @@ _ATTEMPTS = 100
 class IndexFile:
     """The index of the layout ``root``. What it names is made durable before it is replaced."""
 
-    def __init__(self, root: Root, lock: Lock, durability: Durability) -> None:
+    def __init__(self, root: Root, lock: Lock, durability: Durability, pending: Pending) -> None:
         self._root = root
         self._lock = lock
         self._durability = durability
+        self._pending = pending
 
     def read(self) -> Index:
         """The index as it is. InvalidError where it is missing, ambiguous, oversized or no index."""
@@ -115,7 +117,7 @@ class IndexFile:
         """Replaces the file, unless it isn't ``only_if`` any more. The lock is held."""
         if not self._lock.is_mine():
             raise UnsupportedError("an index update can't be continued in a forked child")
-        self._durability.sync()
+        self._pending.sync()
         try:
             temp = Temp(self._root, self._lock, INDEX_MODE)
             try:

@@ -14,6 +14,7 @@ import os
 from fastcas import _core
 from fastcas.digest import COMPUTABLE, Digest
 from fastcas.dir.checksums import RECORDED_ABOVE
+from fastcas.dir.pending import Pending
 from fastcas.dir.root import BLOBS, DIRECTORY
 from fastcas.dir.temp import Temp, exists, have_nameless
 from fastcas.errors import (
@@ -60,6 +61,7 @@ class Ingest:
         self._lock = lock
         self._durability = durability
         self._checksums = checksums
+        self.pending = Pending(root, lock, durability, self)
 
     def put(
         self,
@@ -98,7 +100,8 @@ class Ingest:
                     error, f"{BLOBS}/{digest.replace(':', '/')}"
                 ) from error.__cause__
             finally:
-                temp.discard()
+                if not temp.waits:
+                    temp.discard()
         return PutResult(digest, size)
 
     def stage(
@@ -131,7 +134,8 @@ class Ingest:
                 sink.abort()
             digest = Digest.of(algorithm, encoded)
             check_content(digest, size, expected_digest, expected_size)
-            temp.checksum = sink.checksum
+            if size > RECORDED_ABOVE:
+                temp.checksum = sink.checksum
         except BaseException:
             temp.discard()
             raise
@@ -139,6 +143,8 @@ class Ingest:
 
     def _put_small(self, content: bytes, algorithm: str) -> Digest | None:
         """The same as below for a new blob, in one call of the core; None where it is none."""
+        if self._durability.defers:
+            return self._stage_small(content, algorithm)
         try:
             stored = self._root.put_small(
                 algorithm, content, BLOB_MODE, sync=self._durability.sync_files
@@ -154,6 +160,22 @@ class Ingest:
             finally:
                 os.close(directory)
         return Digest.of(algorithm, encoded)
+
+    def _stage_small(self, content: bytes, algorithm: str) -> Digest | None:
+        try:
+            staged = self._root.stage_small(algorithm, content, BLOB_MODE)
+        except OSError as error:
+            raise self._root.named(error) from None
+        if staged is None:
+            return None
+        digest = Digest.of(algorithm, staged[0])
+        temp = Temp(self._root, self._lock, BLOB_MODE, staged[1])
+        try:
+            self.pending.add(digest, len(content), temp)
+        finally:
+            if not temp.waits:
+                temp.discard()
+        return digest
 
     def put_copy(
         self,
@@ -201,12 +223,15 @@ class Ingest:
         except OSError as error:
             raise self._root.named(error, f"{BLOBS}/{digest.replace(':', '/')}") from error.__cause__
         finally:
-            temp.discard()
+            if not temp.waits:
+                temp.discard()
 
     def _claim_existing(self, digest: Digest, size: int, verify: bool) -> bool:
         """Whether the blob is there, by the rules of a put, and then as durable as after one."""
         directory = self.open_directory(digest.algorithm)
         try:
+            if self._durability.defers:
+                return self._leave_existing(directory, digest, size, verify) >= 0
             if not self._find_existing(directory, digest, size, verify):
                 return False
             self._durability.published(directory, digest.algorithm)
@@ -243,10 +268,24 @@ class Ingest:
     def _publish(self, temp: Temp, digest: Digest, size: int, verify: bool) -> None:
         directory = self.open_directory(digest.algorithm)
         try:
+            if self._durability.defers:
+                found = self._leave_existing(directory, digest, size, verify)
+                if found == ABSENT:
+                    self.pending.add(digest, size, temp)
+                if found != WRONG:
+                    return
             self.place(directory, temp, digest, size, verify)
             self._durability.published(directory, digest.algorithm)
         finally:
             os.close(directory)
+
+    def _leave_existing(self, directory: int, digest: Digest, size: int, verify: bool) -> int:
+        """Leaves the stored blob to Pending, if it is there; returns ABSENT, WRONG, or 0 for that."""
+        fd = self.claim(directory, digest, size, verify)
+        if fd < 0:
+            return fd
+        self.pending.add_found(digest, size, _core.File(fd))
+        return 0
 
     def place(
         self,
@@ -272,8 +311,8 @@ class Ingest:
                     temp.publish(directory, digest.encoded)
                 else:
                     temp.replace(directory, digest.encoded)
-                if temp.checksum is not None and size > RECORDED_ABOVE:
-                    self._checksums.add({digest: temp.checksum})
+                if temp.checksum is not None:
+                    self.record(digest.algorithm, {digest.encoded: temp.checksum})
                 return
             except FileExistsError:
                 continue  # another writer was quicker

@@ -83,10 +83,20 @@ class Publication:
             return
         new = [one for one in self._staged if one.digest.encoded not in self._claims]
         fds = [one.temp.fd for one in new] + [fd for fd, _ in self._claims.values()]
-        errnos = _core.sync_files(fds) if self._group is None else self._group.sync(fds)
+        errnos = self._sync_data(fds)
         self._errnos = {one.number: errno for one, errno in zip(new, errnos, strict=False)}
         for encoded, errno in zip(list(self._claims), errnos[len(new) :], strict=True):
             self._claims[encoded] = self._claims[encoded][0], errno
+
+    def _sync_data(self, fds: list[int]) -> list[int]:
+        """Of the group's files, which keep their errnos, and of ``fds``, whose errnos are returned."""
+        if self._durability.level == "syncfs":
+            status = memoryview(bytearray(4)).cast("i")
+            self._durability.sync_data([], status)
+            if status[0]:  # whose it was nobody knows: none of them gets its name
+                raise OSError(status[0], os.strerror(status[0]))
+            return [0] * len(fds)
+        return _core.sync_files(fds) if self._group is None else self._group.sync(fds)
 
     def name(self) -> None:
         """Gives names to what is new, and settles what became of each."""

@@ -136,6 +136,14 @@ class Root:
                 fd, place, algorithm, content, mode=mode, owner=self.owner, sync=sync
             )
 
+    def stage_small(self, algorithm: str, content: bytes, mode: int) -> tuple[str, _core.File] | None:
+        """See ``_core.stage_small``; None also where the general way must be gone."""
+        if not HAVE_OPENAT2:
+            return None
+        place = f"{BLOBS}/{algorithm}".encode()
+        with self._handle as fd:
+            return _core.stage_small(fd, place, algorithm, content, mode=mode, owner=self.owner)
+
     def read_small(self, name: str, algorithm: str, encoded: str) -> bytes | tuple[int, int]:
         """The content of a small regular file, verified; for a large one what ``open_regular`` gives.
 

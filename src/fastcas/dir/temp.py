@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 #: False where files can't be made without a name, or be given one later: then names of our pattern.
 HAVE_O_TMPFILE = hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")
 
+#: At most so many files are open and not published yet, and never more than a quarter of what the
+#: process may have open, or half of what it has left.
+MOST_FILES = 256
+
 TEMP_PREFIX = ".fastcas-"
 TEMP_SUFFIX = ".tmp"
 
@@ -25,35 +29,57 @@ def have_nameless() -> bool:
     return HAVE_O_TMPFILE
 
 
+def room_for_temps() -> int:
+    """How many files may wait, open, to be published."""
+    limit = os.sysconf("SC_OPEN_MAX")
+    if limit < 0:
+        return MOST_FILES
+    room = min(MOST_FILES, limit // 4)
+    if limit < 32 * MOST_FILES:  # others may have most of them
+        try:
+            room = min(room, (limit - len(os.listdir("/proc/self/fd"))) // 2 - 2)
+        except OSError:
+            pass
+    return max(1, room)
+
+
 class Temp:
     """A file on the layout's filesystem that is not published: ``fd``, open for writing.
 
     It has no name where the filesystem can do that, so that nothing stays of it whatever happens;
     else a name of our pattern in the root, with a flock by which ``clean`` knows that it is alive.
     One that a signal's exception made its owner forget is discarded when it is collected.
+    ``file`` is one without a name that is open already. ``waits``: it belongs to Pending.
     """
 
     _ended = True
     #: Of what was written, once that is known.
     checksum: str | None = None
+    waits = False
 
-    def __init__(self, root: Root, lock: Lock, mode: int) -> None:
+    def __init__(self, root: Root, lock: Lock, mode: int, file: _core.File | None = None) -> None:
         self._root = root
         self._lock = lock
         self._mode = mode
         self._name: str | None = None
         self._pid = os.getpid()  # a forked child must leave the name to its parent
-        self._file: _core.File | None = None
-        self.fd = -1
+        self._file = file
+        self.fd = -1 if file is None else file.fd
         self._held = root.held()  # to the end, so that a name can be removed whoever closes the engine
         self._rootfd = self._held.__enter__()
         self._ended = False
+        if file is not None:
+            return
         try:
             self._open()
             root.give_to_owner(self.fd)
         except BaseException:
             self.discard()
             raise
+
+    @property
+    def nameless(self) -> bool:
+        return self._name is None
 
     def _open(self) -> None:
         if HAVE_O_TMPFILE:
@@ -104,6 +130,8 @@ class Temp:
             else:
                 self._set_mode()
             os.rename(self._name, name, src_dir_fd=self._rootfd, dst_dir_fd=dirfd)
+            if os.fstat(self.fd).st_nlink > 1:  # it had both names, by a publish that was interrupted
+                os.unlink(self._name, dir_fd=self._rootfd)
             self._name = None
 
     def _mark_as_used(self) -> None:

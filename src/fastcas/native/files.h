@@ -5,15 +5,17 @@
 
 #include <stddef.h>
 
+enum { FC_KICK_THREADS = 2 };
+
 typedef struct {
     const int *fds;
-    int *statuses; /* 0 or a negative errno, which is final: the pages count as clean from then on */
+    int *statuses; /* 0, before as well, or the errno, which is final: the pages count as clean from then on */
     size_t count;
-    size_t next;
+    size_t next; /* 0 before each of the two */
 } fc_files;
 
-void fc_files_kick(fc_files *files);
-/* A step of a pool: syncs one. */
+/* Steps of a pool, about one file each: first the one for all of them, then the other. */
+int fc_files_kick(void *files, int seat);
 int fc_files_sync(void *files, int seat);
 
 #endif

@@ -1,9 +1,12 @@
 cdef extern from "files.h" nogil:
+    enum:
+        FC_KICK_THREADS
+
     ctypedef struct fc_files:
         const int *fds
         int *statuses
         size_t count
         size_t next
 
-    void fc_files_kick(fc_files *files)
+    int fc_files_kick(void *files, int seat)
     int fc_files_sync(void *files, int seat)

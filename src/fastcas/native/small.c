@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -160,4 +161,25 @@ int fc_small_put(fc_hasher hasher, const fc_small_place *to, const unsigned char
     }
     *directory = place;
     return status;
+}
+
+int fc_small_stage(fc_hasher hasher, const fc_small_place *to, const unsigned char *data, size_t size, char *name,
+                   int *temp)
+{
+    char path[128 + 2 * FC_DIGEST_MAX];
+    int there, status = name_of(hasher, data, size, name);
+
+    if (status)
+        return status;
+    if ((size_t)snprintf(path, sizeof path, "%s/%s", to->place, name) >= sizeof path)
+        return 1;
+    there = fc_openat2(to->dirfd, path, O_PATH | O_NOFOLLOW, 0);
+    if (there >= 0)
+        close(there);
+    return there == -ENOENT ? store(to, data, size, temp) : 1;
+}
+
+int fc_small_name_late(int fd, int place, const char *name)
+{
+    return futimens(fd, NULL) ? -errno : fc_link_fd(fd, place, name);
 }

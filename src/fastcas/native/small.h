@@ -45,5 +45,10 @@ int fc_small_link(int fd, int place, const char *name);
    the general way knows what to do. */
 int fc_small_put(fc_hasher hasher, const fc_small_place *to, const unsigned char *data, size_t size, char *name,
                  int *directory);
+/* The same without the last steps: the file stays without a name, open as `*temp`, and isn't synced. */
+int fc_small_stage(fc_hasher hasher, const fc_small_place *to, const unsigned char *data, size_t size, char *name,
+                   int *temp);
+/* Names a file that was finished a while ago: it is used from now on. 0 or a negative errno. */
+int fc_small_name_late(int fd, int place, const char *name);
 
 #endif

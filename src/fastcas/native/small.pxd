@@ -28,3 +28,6 @@ cdef extern from "small.h" nogil:
 
     int fc_small_put(fc_hasher hasher, const fc_small_place *to, const unsigned char *data, size_t size, char *name,
                      int *directory)
+    int fc_small_stage(fc_hasher hasher, const fc_small_place *to, const unsigned char *data, size_t size, char *name,
+                       int *temp)
+    int fc_small_name_late(int fd, int place, const char *name)
