@@ -77,9 +77,9 @@ class Ingest:
             and progress is None
             and have_nameless()
         ):
-            digest = self._put_small(source, algorithm)
-            if digest is not None:
-                return PutResult(digest, len(source))
+            result = self._put_small(source, algorithm)
+            if result is not None:
+                return result
         with open_source(source) as opened:
             temp, digest, size = self.stage(
                 opened,
@@ -136,23 +136,25 @@ class Ingest:
             raise
         return temp, digest, size
 
-    def _put_small(self, content: bytes, algorithm: str) -> Digest | None:
+    def _put_small(self, content: bytes, algorithm: str) -> PutResult | None:
         """The same as below for a new blob, in one call of the core; None where it is none."""
+        root, durability = self._root, self._durability
+        place = root.places.get(algorithm)
+        if place is None:
+            return None
         try:
-            stored = self._root.put_small(
-                algorithm, content, BLOB_MODE, sync=self._durability.sync_files
-            )
+            stored = place.put(content, BLOB_MODE, root.owner, durability.sync_files)
         except OSError as error:
-            raise self._root.named(error) from None
+            raise root.named(error) from None
         if stored is None:
             return None
-        encoded, directory = stored
+        digest, directory = stored
         if directory >= 0:
             try:
-                self._durability.published(directory, algorithm)
+                durability.published(directory, algorithm)
             finally:
                 os.close(directory)
-        return Digest.of(algorithm, encoded)
+        return PutResult(digest, len(content))
 
     def put_copy(
         self,
