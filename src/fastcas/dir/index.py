@@ -116,9 +116,8 @@ class IndexFile:
                 now = os.stat(INDEX_FILE, dir_fd=root, follow_symlinks=False)
             except FileNotFoundError:
                 return False
-        raw = index.raw
         # Some tools rewrite the file in place, quicker than its times tell.
-        return os.path.samestat(now, os.fstat(fd)) and _read_again(fd, len(raw) + 1) == raw
+        return os.path.samestat(now, os.fstat(fd)) and _has(fd, index.to_json())
 
     def _encode(self, index: Index, before: Index | None = None) -> tuple[bytes, Index]:
         """The bytes of ``index``, and what will be read from them: an index can be read again.
@@ -168,12 +167,13 @@ class IndexFile:
         return True
 
 
-def _read_again(fd: int, most: int) -> bytes:
-    """The content of a file from its beginning, at most so many bytes."""
-    content = os.pread(fd, most, 0)
-    while len(content) < most and (piece := os.pread(fd, most - len(content), len(content))):
-        content += piece
-    return content
+def _has(fd: int, raw: bytes) -> bool:
+    """Whether the content of the file is ``raw``."""
+    # One byte more is asked for: who gets less than that has met the end.
+    found = os.pread(fd, len(raw) + 1, 0)
+    while len(found) < len(raw) and (piece := os.pread(fd, len(raw) + 1 - len(found), len(found))):
+        found += piece
+    return found == raw
 
 
 def _version(facts: os.stat_result) -> tuple[int, int, int]:

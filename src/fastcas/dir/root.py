@@ -356,8 +356,10 @@ def _check_present(root: Root, name: str, right_kind: object, kind: str) -> None
 def read_all(fd: int, limit: int, size: int) -> bytes:
     """The content of a file, at most ``limit`` + 1 bytes of it; ``size`` is what it probably has."""
     left = limit + 1
-    # A read that gives less than it was asked for may have met the end; the next one tells.
     parts = [os.read(fd, min(left, size + 1))]
+    if len(parts[0]) == size:  # less than was asked for: that was the end
+        return parts[0]
+    # Of other such reads the next one tells.
     while parts[-1] and (left := left - len(parts[-1])):
         parts.append(os.read(fd, min(left, 64 << 10)))
     return parts[0] if len(parts) <= 2 and not parts[-1] else b"".join(parts)
