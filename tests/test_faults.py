@@ -518,7 +518,7 @@ def test_the_system_calls_of_a_small_blob_and_of_an_index(run, tmp_path):
     assert told["none"] == "oao" + "wfl" + "cc"
     assert told["batch"] == "oao" + "wfsl" + "cc"
     # The directory, which is the one whose own name is durable, is synced before the call returns.
-    assert told["full"] == "oao" + "wfsl" + "c" + "sfc"
+    assert told["full"] == "oao" + "wfsl" + "c" + "sffc"
     assert told["read"] == told["get"] == "ofrc"
     # The lock, as long as its name leads to it; the index; a file; the index again, which a program without
     # locks may have changed; the name, by way of another.

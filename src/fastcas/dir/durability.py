@@ -82,7 +82,7 @@ class Durability:
     def _sync_directory(self, directory: int, algorithm: str) -> None:
         self._root.sync(directory, f"{BLOBS}/{algorithm}")
         anchored = self._anchored.get(algorithm)
-        if anchored is not None and os.path.samestat(anchored.facts, os.fstat(directory)):
+        if anchored is not None and os.path.sameopenfile(anchored.fd, directory):
             return
         # Whoever made this directory may not have synced its own name yet.
         blobs = self._root.open(BLOBS, DIRECTORY)
@@ -105,12 +105,11 @@ class _Anchor:
     fork could find held.
     """
 
-    __slots__ = ("facts", "fd")
+    __slots__ = ("fd",)
 
     def __init__(self, directory: int) -> None:
         self.fd = -1
         self.fd = os.dup(directory)
-        self.facts = os.fstat(directory)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self.fd >= 0:
