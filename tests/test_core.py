@@ -437,9 +437,9 @@ def test_small_and_regular_files_are_opened_beneath(tmp_path):
                     call(fd, name)
                 assert caught.value.errno == error
     handle.close()
-    for use in (lambda: place.open(small), lambda: place.read(small), lambda: place.put(b"", 0, None, False)):
+    for use, *arguments in ((place.open, small), (place.read, small), (place.put, b"", 0, None, False)):
         with pytest.raises(LookupError):
-            use()
+            use(*arguments)
 
 
 @pytest.mark.parametrize("first", ["reflink", "copy_file_range", "sendfile", "copy"])

@@ -520,8 +520,8 @@ def test_the_system_calls_of_a_small_blob_and_of_an_index(run, tmp_path):
     # The directory, which is the one whose own name is durable, is synced before the call returns.
     assert told["full"] == "oao" + "wfsl" + "c" + "sffc"
     assert told["read"] == told["get"] == "ofrc"
-    # The lock, as long as its name leads to it; the index; a file; the index again, which a program without
-    # locks may have changed; the name, by way of another.
+    # The lock, as long as its name leads to it; the index; a file; the index again, which a program
+    # without locks may have changed; the name, by way of another.
     update = "ofka" + "ofrf" + "owf" + "{}" + "afr" + "lm" + "{}" + "cc" + "uc"
     assert told["update none"] == update.format("", "")
     assert told["update full"] == told["update batch"] == update.format("s", "s")

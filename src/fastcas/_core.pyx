@@ -1272,12 +1272,12 @@ cdef class File:
 cdef unsigned long forks = 0  # from the first process with this module down to this one
 
 
-def count_fork():
+def _count_fork():
     global forks
     forks += 1
 
 
-os.register_at_fork(after_in_child=count_fork)
+os.register_at_fork(after_in_child=_count_fork)
 
 
 cdef class Turn:

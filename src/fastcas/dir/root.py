@@ -49,7 +49,7 @@ class Root:
         path = self.path
         self._handle = _core.Handle(fd, lambda: ClosedError("this layout was closed", path=path))
         #: By algorithm, where its blobs lie: for one that is small, and that nothing is unusual about.
-        #: Whoever meets an OSError or a KindError there goes the general way, which knows what it means.
+        #: Whoever meets an OSError or a KindError goes the general way, which knows what it means.
         self.places = {name: self._place(name) for name in COMPUTABLE} if HAVE_OPENAT2 else {}
         self.owner = None
         if os.geteuid() == 0:
