@@ -703,9 +703,9 @@ cdef enum:
 
 
 cdef class Place:
-    """The directory `path` beneath `root` where the blobs of one algorithm lie; a digest that comes out is a `kind` (a
-    subclass of str), one that goes in is its hexadecimal digits. Each method is one call without the GIL, and makes no object
-    but what it returns."""
+    """The directory `path` beneath `root` where the blobs of one algorithm lie; a digest that comes out is
+    a `kind` (a subclass of str), one that goes in is its hexadecimal digits. Each method is one section
+    without the GIL, and makes no object but what it returns."""
 
     cdef Handle root
     cdef bytes path
@@ -770,9 +770,10 @@ cdef class Place:
             give_digester(digester)
 
     def put(self, bytes data not None, unsigned int mode, owner, bint sync):
-        """Stores `data`, of at most SMALL bytes, under its digest: written to a file without a name, with `mode` less the
-        umask and `owner` (uid, gid) or None, synced if `sync`, then linked. Returns (digest, descriptor of the directory
-        or -1 unless `sync`). Returns None, and has done nothing, where that name exists or the way is barred."""
+        """Stores `data`, of at most SMALL bytes, under its digest: written to a file without a name, with
+        `mode` less the umask and `owner` (uid, gid) or None, synced if `sync`, then linked. Returns (digest,
+        descriptor of the directory or -1 unless `sync`). Returns None, and has done nothing, where that
+        name exists or the way is barred."""
         cdef fc_small_place to
         cdef char name[2 * FC_DIGEST_MAX + 1]
         cdef int directory = -1, status
