@@ -547,7 +547,8 @@ def check_put_blobs_with_a_bad_source(store):
         assert caught.value.errno == errno.ENOENT
         notes = getattr(caught.value, "__notes__", [])
         assert "not there" in " ".join([str(caught.value), str(caught.value.filename), *notes])
-        assert list(cas) == [digest_of(b"good")]
+        # What comes after it may have been under way.
+        assert set(cas) - {digest_of(b"never")} == {digest_of(b"good")}
         with pytest.raises(TypeError):
             cas.put_blobs([b"x", "text"])
         with pytest.raises(TypeError):

@@ -395,31 +395,51 @@ def test_update_is_interrupted():
 
 
 def test_small_and_regular_files_are_opened_beneath(tmp_path):
-    (tmp_path / "small").write_bytes(b"abc")
-    (tmp_path / "large").write_bytes(NOISE)
-    (tmp_path / "link").symlink_to("small")
-    os.mkfifo(tmp_path / "fifo")
-    digest = hashlib.sha256(b"abc").hexdigest()
-    directory = os.open(tmp_path, os.O_RDONLY)
-    try:
-        assert _core.read_small(directory, b"small", "sha256", digest) == b"abc"
-        fd, size = _core.read_small(directory, b"large", "sha256", digest)
-        assert size == len(NOISE)
-        os.close(fd)
-        for name in (b"fifo", b"."):
-            assert _core.open_regular(directory, name) is None
-            assert _core.read_small(directory, name, "sha256", digest) is None
-        for name, error in ((b"link", errno.ELOOP), (b"../x", errno.EXDEV), (b"none", errno.ENOENT)):
-            for call in (
-                lambda name=name: _core.open_regular(directory, name),
-                lambda name=name: _core.read_small(directory, name, "sha256", digest),
-                lambda name=name: _core.openat2(directory, name, os.O_RDONLY),
-            ):
+    (tmp_path / "outside").write_bytes(b"abc")
+    root = tmp_path / "root"
+    blobs = root / "blobs"
+    blobs.mkdir(parents=True)
+    names = {what: hashlib.sha256(what).hexdigest() for what in (b"link", b"fifo", b"folder", b"none")}
+    small, large = hashlib.sha256(b"abc").hexdigest(), hashlib.sha256(NOISE).hexdigest()
+    (blobs / small).write_bytes(b"abc")
+    (blobs / large).write_bytes(NOISE)
+    (blobs / names[b"link"]).symlink_to(small)
+    os.mkfifo(blobs / names[b"fifo"])
+    (blobs / names[b"folder"]).mkdir()
+    handle = _core.Handle(os.open(root, os.O_RDONLY), lambda: LookupError("closed"))
+    place = _core.Place(handle, b"blobs", "sha256", 64, str)
+    assert place.read(small) == b"abc"
+    for opened in (place.read(large), place.open(large), place.open(small)):
+        with _core.File(opened[0]) as fd:
+            assert os.fstat(fd).st_size == opened[1]
+    for what in (b"fifo", b"folder"):
+        for use in (place.open, place.read):
+            with pytest.raises(_core.KindError):
+                use(names[what])
+        with handle as fd:
+            assert _core.open_regular(fd, f"blobs/{names[what]}".encode()) is None
+    for what, error in ((b"link", errno.ELOOP), (b"none", errno.ENOENT)):
+        for use in (place.open, place.read):
+            with pytest.raises(OSError) as caught:
+                use(names[what])
+            assert caught.value.errno == error
+    (blobs / small).write_bytes(b"abd")
+    with pytest.raises(_core.VerifyError):
+        place.read(small)
+    for text in ("", small[:-1], small.upper(), "../" + small[3:], small[:-1] + "\u0663", small + "\0"):
+        for use in (place.open, place.read):
+            with pytest.raises(ValueError):
+                use(text)
+    with handle as fd:
+        for name, error in ((b"../outside", errno.EXDEV), (b"blobs/../..", errno.EXDEV)):
+            for call in (_core.open_regular, lambda *a: _core.openat2(*a, os.O_RDONLY)):
                 with pytest.raises(OSError) as caught:
-                    call()
+                    call(fd, name)
                 assert caught.value.errno == error
-    finally:
-        os.close(directory)
+    handle.close()
+    for use, *arguments in ((place.open, small), (place.read, small), (place.put, b"", 0, None, False)):
+        with pytest.raises(LookupError):
+            use(*arguments)
 
 
 @pytest.mark.parametrize("first", ["reflink", "copy_file_range", "sendfile", "copy"])

@@ -79,29 +79,21 @@ class Reader:
 
 SMALL: int
 
-def read_small(
-    dirfd: int, name: bytes, algorithm: str, expected: str
-) -> bytes | tuple[int, int] | None: ...
+@final
+class Place:
+    def __new__(
+        cls, root: Handle, path: bytes, algorithm: str, digits: int, kind: type[str]
+    ) -> Self: ...
+    def open(self, encoded: str) -> tuple[int, int]: ...
+    def read(self, encoded: str) -> bytes | tuple[int, int]: ...
+    def put(
+        self, data: bytes, mode: int, owner: tuple[int, int] | None, sync: bool
+    ) -> tuple[Any, int] | None: ...
+    def stage(
+        self, data: bytes, mode: int, owner: tuple[int, int] | None
+    ) -> tuple[Any, File] | None: ...
+
 def verify_small(fd: int, size: int, algorithm: str, expected: str) -> bytes: ...
-def put_small(
-    dirfd: int,
-    place: bytes,
-    algorithm: str,
-    data: bytes,
-    *,
-    mode: int,
-    owner: tuple[int, int] | None = None,
-    sync: bool,
-) -> tuple[str, int] | None: ...
-def stage_small(
-    dirfd: int,
-    place: bytes,
-    algorithm: str,
-    data: bytes,
-    *,
-    mode: int,
-    owner: tuple[int, int] | None = None,
-) -> tuple[str, File] | None: ...
 def digest_many(
     items: Iterable[int | tuple[int, bytes] | _Buffer],
     algorithm: str,

@@ -14,6 +14,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
 from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.pythread cimport (
+    NOWAIT_LOCK, PY_LOCK_INTR, PyLockStatus, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
+    PyThread_get_thread_ident, PyThread_release_lock, PyThread_type_lock,
+)
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t, uintptr_t
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdlib cimport calloc, free
@@ -55,7 +59,6 @@ import errno
 import os
 import stat
 import sys
-from _thread import allocate_lock
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
@@ -65,7 +68,7 @@ cdef extern from "Python.h":
     void *PyUnicode_DATA(object text)
     object PyMemoryView_FromMemory(char *memory, Py_ssize_t size, int flags)
     int PyBUF_READ
-    unsigned long PyThread_get_thread_ident()
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr_flag) nogil
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
 cdef extern from "<unistd.h>" nogil:
@@ -742,48 +745,162 @@ cdef object verify_failure(int status, uint64_t found, uint64_t size, const unsi
 
 # ---- small blobs, each in one call
 
-SMALL = FC_SMALL  # the most bytes that the functions below take
+SMALL = FC_SMALL  # the most bytes that `Place.read` and `put` and `verify_small` take
+
+cdef enum:
+    PATH_MOST = 256
 
 
-def read_small(int dirfd, bytes name not None, str algorithm not None, str expected not None):
-    """Opens the regular file `name` beneath `dirfd` like `open_regular`; returns its content, verified.
-    Returns (descriptor, size) for one of more than SMALL bytes and None for no regular file.
-    `expected` is in hexadecimal digits."""
-    cdef fc_small small
-    cdef unsigned char digest[FC_DIGEST_MAX]
-    cdef const char *path = name
-    cdef Digester digester = take_digester(algorithm)
-    cdef fc_hasher hasher = digester.hasher()
-    cdef _Slab slab = take_slab()
-    cdef int status
-    read_hex(expected, digest, digester.digest_size)
-    with nogil:
-        status = fc_small_read(&small, hasher, dirfd, path, digest, slab.memory)
-    try:
-        if status == 1:
-            return None if small.size < 0 else (small.fd, small.size)
-        return verified_small(&small, status, digester, slab)
-    finally:
-        give_slab(slab)
+cdef class Place:
+    """The directory `path` beneath `root` where the blobs of one algorithm lie; a digest that comes out is
+    a `kind` (a subclass of str), one that goes in is its `digits` hexadecimal digits. Each method is one section
+    without the GIL, and makes no object but what it returns."""
+
+    cdef Handle root
+    cdef bytes path
+    cdef str algorithm
+    cdef type kind
+    cdef Py_ssize_t digits
+
+    def __cinit__(self, Handle root not None, bytes path not None, str algorithm not None, Py_ssize_t digits,
+                  type kind not None):
+        if len(path) > PATH_MOST:
+            raise ValueError(f"more than {PATH_MOST} bytes")
+        if not issubclass(kind, str):
+            raise TypeError("kind must be a subclass of str")
+        self.root = root
+        self.path = path
+        self.algorithm = algorithm
+        self.kind = kind
+        if not 0 < digits <= 2 * FC_DIGEST_MAX:
+            raise ValueError(f"{digits} digits are none of a digest")
+        self.digits = digits
+
+    cdef const char *find(self, str encoded, char *name) except NULL:
+        """The digits, and the name of that blob."""
+        cdef const char *digits = read_digits(encoded, self.digits)
+        cdef Py_ssize_t size = len(self.path)
+        memcpy(name, PyBytes_AS_STRING(self.path), size)
+        name[size] = b"/"
+        memcpy(name + size + 1, digits, self.digits + 1)
+        return digits
+
+    def open(self, str encoded not None):
+        """(descriptor, size) of that regular file, for reading; KindError for anything else."""
+        cdef char name[PATH_MOST + 2 * FC_DIGEST_MAX + 2]
+        cdef int64_t size = -1
+        cdef int fd, root
+        self.find(encoded, name)
+        root = self.root.hold()
+        with nogil:
+            fd = fc_open_regular(root, name, &size)
+        self.root.release()
+        if fd < 0 or size < 0:
+            raise failure(fd if fd < 0 else FC_EKIND)
+        return fd, size
+
+    def read(self, str encoded not None):
+        """The content of that regular file, verified; of one of more than SMALL bytes what `open` returns."""
+        cdef char name[PATH_MOST + 2 * FC_DIGEST_MAX + 2]
+        cdef const char *digits = self.find(encoded, name)
+        cdef Digester digester = take_digester(self.algorithm)
+        cdef fc_hasher hasher = digester.hasher()
+        cdef _Slab slab = take_slab()
+        cdef fc_small small
+        cdef int status, root = self.root.hold()
+        with nogil:
+            status = fc_small_read(&small, hasher, root, name, digits, slab.memory)
+        self.root.release()
+        try:
+            if status == 1:
+                if small.size < 0:
+                    raise failure(FC_EKIND)
+                return small.fd, small.size
+            return verified_small(&small, status, digester, slab)
+        finally:
+            give_slab(slab)
+            give_digester(digester)
+
+    def put(self, bytes data not None, unsigned int mode, owner, bint sync):
+        """Stores `data`, of at most SMALL bytes, under its digest: written to a file without a name, with
+        `mode` less the umask and `owner` (uid, gid) or None, synced if `sync`, then linked. Returns (digest,
+        descriptor of the directory or -1 unless `sync`). Returns None, and has done nothing, where that
+        name exists or the way is barred."""
+        cdef fc_small_place to
+        cdef char name[2 * FC_DIGEST_MAX + 1]
+        cdef int directory = -1, status
+        self.prepare(&to, data, mode, owner)
+        to.sync = sync
+        cdef Digester digester = take_digester(self.algorithm)
+        cdef fc_hasher hasher = digester.hasher()
+        cdef const unsigned char *content = <const unsigned char *>PyBytes_AS_STRING(data)
+        cdef size_t size = <size_t>len(data)
+        to.dirfd = self.root.hold()
+        with nogil:
+            status = fc_small_put(hasher, &to, content, size, name, &directory)
+        self.root.release()
         give_digester(digester)
+        if status < 0:
+            raise failure(status)
+        return None if status else (self.digest_of(name), directory)
+
+    def stage(self, bytes data not None, unsigned int mode, owner):
+        """The same up to the file, which stays without a name, not synced: (digest, File), or None."""
+        cdef fc_small_place to
+        cdef char name[2 * FC_DIGEST_MAX + 1]
+        cdef File file = File(-1)
+        cdef int fd = -1, status
+        self.prepare(&to, data, mode, owner)
+        to.sync = False
+        cdef Digester digester = take_digester(self.algorithm)
+        cdef fc_hasher hasher = digester.hasher()
+        cdef const unsigned char *content = <const unsigned char *>PyBytes_AS_STRING(data)
+        cdef size_t size = <size_t>len(data)
+        to.dirfd = self.root.hold()
+        with nogil:
+            status = fc_small_stage(hasher, &to, content, size, name, &fd)
+        self.root.release()
+        file.fd = fd
+        give_digester(digester)
+        if status < 0:
+            raise failure(status)
+        return None if status else (self.digest_of(name), file)
+
+    cdef int prepare(self, fc_small_place *to, bytes data, unsigned int mode, owner) except -1:
+        if len(data) > FC_SMALL:
+            raise ValueError(f"{len(data)} bytes are more than {FC_SMALL}")
+        to.place = PyBytes_AS_STRING(self.path)
+        to.mode = mode
+        to.chown = owner is not None
+        if to.chown:
+            to.uid, to.gid = owner
+        return 0
+
+    cdef object digest_of(self, const char *digits):
+        cdef Py_ssize_t before = len(self.algorithm) + 1
+        text = PyUnicode_New(before + self.digits, 127)
+        cdef char *out = <char *>PyUnicode_DATA(text)
+        memcpy(out, PyUnicode_DATA(self.algorithm), before - 1)
+        out[before - 1] = b":"
+        memcpy(out + before, digits, self.digits)
+        return (<PyTypeObject *>str).tp_new(<PyTypeObject *>self.kind, (text,), NULL)
 
 
 def verify_small(int fd, size_t size, str algorithm not None, str expected not None):
     """The content of the file `fd` of `size` bytes, at most SMALL, verified; its offset stays.
     `expected` is in hexadecimal digits."""
     cdef fc_small small
-    cdef unsigned char digest[FC_DIGEST_MAX]
     if size > FC_SMALL:
         raise ValueError(f"{size} bytes are more than {FC_SMALL}")
     cdef Digester digester = take_digester(algorithm)
+    cdef const char *digits = read_digits(expected, 2 * digester.digest_size)
     cdef fc_hasher hasher = digester.hasher()
     cdef _Slab slab = take_slab()
     cdef int status
-    read_hex(expected, digest, digester.digest_size)
     small.fd = fd
     small.size = <int64_t>size
     with nogil:
-        status = fc_small_verify(&small, hasher, digest, slab.memory)
+        status = fc_small_verify(&small, hasher, digits, slab.memory)
     try:
         return verified_small(&small, status, digester, slab)
     finally:
@@ -791,83 +908,18 @@ def verify_small(int fd, size_t size, str algorithm not None, str expected not N
         give_digester(digester)
 
 
-cdef bytes verified_small(fc_small *small, int status, Digester digester, _Slab slab):
+cdef object verified_small(fc_small *small, int status, Digester digester, _Slab slab):
     if status < 0:
         raise verify_failure(status, small.found, <uint64_t>small.size, small.actual, digester.digest_size)
     return PyBytes_FromStringAndSize(<char *>slab.memory, small.size)
 
 
-cdef int read_hex(str text, unsigned char *out, int size) except -1:
+cdef const char *read_digits(str text, Py_ssize_t digits) except NULL:
     cdef Py_ssize_t length
-    cdef const char *digits = PyUnicode_AsUTF8AndSize(text, &length)
-    if length != 2 * size or not fc_is_hex(digits, length):
-        raise ValueError(f"not a digest of {size} bytes in hexadecimal digits")
-    for i in range(size):
-        out[i] = <unsigned char>(hex_value(digits[2 * i]) << 4 | hex_value(digits[2 * i + 1]))
-
-
-cdef inline int hex_value(unsigned char digit) noexcept nogil:
-    return (digit & 15) + 9 * (digit >> 6)  # of 0-9 and a-f
-
-
-def put_small(int dirfd, bytes place not None, str algorithm not None, bytes data not None, *, unsigned int mode,
-              owner=None, bint sync):
-    """Stores `data`, of at most SMALL bytes, under its digest in the directory `place` beneath `dirfd`:
-    written to a file without a name, with `mode` less the umask and `owner` (uid, gid), synced if
-    `sync`, then linked. Returns (digest in hexadecimal digits, descriptor of the directory or -1
-    unless `sync`). Returns None, and has done nothing, where that name exists or the way is barred."""
-    cdef fc_small_place to
-    cdef char name[2 * FC_DIGEST_MAX + 1]
-    cdef int directory = -1, status
-    if len(data) > FC_SMALL:
-        raise ValueError(f"{len(data)} bytes are more than {FC_SMALL}")
-    to.dirfd = dirfd
-    to.place = place
-    to.mode = mode
-    to.sync = sync
-    to.chown = owner is not None
-    if to.chown:
-        to.uid, to.gid = owner
-    cdef Digester digester = take_digester(algorithm)
-    cdef fc_hasher hasher = digester.hasher()
-    cdef const unsigned char *content = <const unsigned char *>PyBytes_AS_STRING(data)
-    cdef size_t size = <size_t>len(data)
-    with nogil:
-        status = fc_small_put(hasher, &to, content, size, name, &directory)
-    give_digester(digester)
-    if status < 0:
-        raise failure(status)
-    return None if status else (name[:2 * digester.digest_size].decode("ascii"), directory)
-
-
-def stage_small(int dirfd, bytes place not None, str algorithm not None, bytes data not None, *, unsigned int mode,
-                owner=None):
-    """The same up to the file without a name, which stays without one, not synced. Returns (digest in
-    hexadecimal digits, File), or None as above."""
-    cdef fc_small_place to
-    cdef char name[2 * FC_DIGEST_MAX + 1]
-    cdef File file = File(-1)
-    cdef int fd = -1, status
-    if len(data) > FC_SMALL:
-        raise ValueError(f"{len(data)} bytes are more than {FC_SMALL}")
-    to.dirfd = dirfd
-    to.place = place
-    to.mode = mode
-    to.sync = False
-    to.chown = owner is not None
-    if to.chown:
-        to.uid, to.gid = owner
-    cdef Digester digester = take_digester(algorithm)
-    cdef fc_hasher hasher = digester.hasher()
-    cdef const unsigned char *content = <const unsigned char *>PyBytes_AS_STRING(data)
-    cdef size_t size = <size_t>len(data)
-    with nogil:
-        status = fc_small_stage(hasher, &to, content, size, name, &fd)
-    file.fd = fd
-    give_digester(digester)
-    if status < 0:
-        raise failure(status)
-    return None if status else (name[:2 * digester.digest_size].decode("ascii"), file)
+    cdef const char *found = PyUnicode_AsUTF8AndSize(text, &length)
+    if length != digits or not fc_is_hex(found, length):
+        raise ValueError(f"not a digest of {digits} hexadecimal digits")
+    return found
 
 
 # ---- many digests at once
@@ -1371,14 +1423,21 @@ cdef class Handle:
         self.refusal = refusal
 
     def __enter__(self):
+        return self.hold()
+
+    def __exit__(self, *_):
+        self.release()
+
+    cdef int hold(self) except -1:
         if self.closed:
             raise self.refusal()
         self.users += 1
         return self.fd
 
-    def __exit__(self, *_):
+    cdef int release(self) except -1:
         self.users -= 1
-        self.close_unused()
+        if self.closed:
+            self.close_unused()
 
     def close(self):
         """Closes the descriptor as soon as nobody uses it; may be called again."""
@@ -1421,26 +1480,62 @@ cdef class File:
             close_descriptor(self.fd)
 
 
+cdef unsigned long forks = 0  # from the first process with this module down to this one
+
+
+def _count_fork():
+    global forks
+    forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
 cdef class Turn:
     """A lock that a signal handler meets with RuntimeError, instead of waiting for ever, where it
-    interrupted the thread that holds it."""
+    interrupted the thread that holds it. In a child made by fork it is nobody's turn."""
 
-    cdef object lock
-    cdef unsigned long user  # 0: nobody
+    cdef PyThread_type_lock lock
+    cdef long user  # 0: nobody
+    cdef unsigned long forks
 
     def __cinit__(self):
-        self.lock = allocate_lock()
+        self.renew()
+
+    cdef int renew(self) except -1:
+        # The lock of a parent isn't freed: it may have been in the middle of anything.
+        self.lock = PyThread_allocate_lock()
+        if self.lock is NULL:
+            raise MemoryError()
+        self.forks = forks
+        self.user = 0
+
+    def __dealloc__(self):
+        if self.lock is not NULL and self.forks == forks:
+            PyThread_free_lock(self.lock)
 
     def __enter__(self):
-        cdef unsigned long me = PyThread_get_thread_ident()
+        cdef long me = PyThread_get_thread_ident()
+        if self.forks != forks:
+            self.renew()
         if self.user == me:
             raise RuntimeError("used again from within itself, by a signal handler")
-        self.lock.acquire()
+        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+            self.wait()
         self.user = me
 
+    cdef int wait(self) except -1:
+        cdef PyLockStatus status = PY_LOCK_INTR
+        while status == PY_LOCK_INTR:
+            with nogil:
+                status = PyThread_acquire_lock_timed(self.lock, -1, 1)
+            if status == PY_LOCK_INTR:
+                PyErr_CheckSignals()
+
     def __exit__(self, *_):
-        self.user = 0
-        self.lock.release()
+        if self.user == PyThread_get_thread_ident() and self.forks == forks:
+            self.user = 0
+            PyThread_release_lock(self.lock)
 
 
 # ---- system calls that the os module lacks

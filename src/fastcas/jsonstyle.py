@@ -254,6 +254,8 @@ def _as_double(digits: str) -> int | float:
 
 def encode_value(value: object) -> bytes:
     """As ``encode_go``, without the newline."""
+    if isinstance(value, str):  # most are
+        return encode_string(value)
     parts: list[bytes] = []
     _encode(value, parts.append, 0)
     return b"".join(parts)

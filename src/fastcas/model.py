@@ -215,11 +215,11 @@ class Index(_Document, schema=wire.Index):
             annotations=annotations,
         )
 
-    def reread_entries(self, raw: bytes, before: Index) -> Index | None:
-        """What ``from_json`` reads from ``raw``, this index's own JSON, if it is ``before`` with other
+    def reread_entries(self, before: Index) -> Index | None:
+        """What ``from_json`` reads from this index's own JSON, if it is ``before`` with other
         ``manifests``, all of which can be read again; else None.
 
-        Read are only the entries that aren't ``before``'s own: of thousands, most are.
+        Read, and written, are only the entries that aren't ``before``'s own: of thousands, most are.
         """
         if self._source is not before._source or self._changed != {"manifests"} or before._changed:
             return None
@@ -234,7 +234,8 @@ class Index(_Document, schema=wire.Index):
             return None
         for at, entry in zip(places, read, strict=True):
             entries[at] = entry
-        return self._as_read(raw, manifests=tuple(entries))
+        reread = self.replace(manifests=entries)
+        return reread._as_read(reread.to_json())
 
 
 class Manifest(_Document, schema=wire.Manifest):

@@ -221,6 +221,8 @@ class Value(jsonstyle.Encodable):
     # Those that no caller sets.
     _fixed: ClassVar[dict[str, Any]] = {}
     _schema: ClassVar[type[wire.Schema]]
+    # Their keys, as JSON.
+    _quoted_keys: ClassVar[dict[str, bytes]]
     # For ``from_json``: the name in messages, and how many bytes are parsed.
     _what: ClassVar[str]
     _limit: ClassVar[int]
@@ -238,6 +240,7 @@ class Value(jsonstyle.Encodable):
             if name not in schema.foreign:
                 field = cls._attributes[name] = getattr(cls, name)
                 field.key = key
+        cls._quoted_keys = {f.key: jsonstyle.encode_string(f.key) for f in cls._attributes.values()}
 
     @classmethod
     def from_json(cls: type[_ValueT], raw: bytes) -> _ValueT:
@@ -314,7 +317,11 @@ class Value(jsonstyle.Encodable):
         if self._source is not None and not self._changed:
             return bytes(self._source)
         members = self._encode_new() if self._source is None else self._encode_changed()
-        parts = [b"%s:%s" % (jsonstyle.encode_string(key), raw) for key, raw in members.items()]
+        quoted = self._quoted_keys
+        parts = [
+            b"%s:%s" % (quoted.get(key) or jsonstyle.encode_string(key), raw)
+            for key, raw in members.items()
+        ]
         return b"{%s}%s" % (b",".join(parts), b"\n" if self.is_document else b"")
 
     def _encode_new(self) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import fastcas
 from fastcas import Descriptor
+from fastcas.dir.durability import LEVELS
 from gates import child
 from gates.child import tell
 from gates.harness import Gate, Run
 from gates.invariants import Expected, Tree, check, recover
 from gates.replay import crashes, within
-from gates.workloads import LAYER, LEVELS, OLD, Writer, digest_of, noise, prepare, use_named_files
+from gates.workloads import LAYER, OLD, Writer, digest_of, noise, prepare, use_named_files
 
 #: Of so many states that were checked, the layout of one is written out.
 EVERY = 2000

@@ -17,11 +17,12 @@ from typing import Any
 
 import fastcas
 from fastcas import Descriptor
+from fastcas.dir.durability import LEVELS
 from gates import child, disks
 from gates.child import tell
 from gates.harness import Gate, Run
 from gates.invariants import Content, Expected, check, recover, snapshot
-from gates.workloads import LAYER, LEVELS, OLD, Writer, digest_of, noise, prepare
+from gates.workloads import LAYER, OLD, Writer, digest_of, noise, prepare
 
 CANARY = noise(5000, "canary")
 

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import fastcas
 from fastcas import Descriptor
+from fastcas.dir.durability import LEVELS
 from gates import child
 from gates.harness import Gate, Run
 from gates.invariants import Expected, check, recover, snapshot
-from gates.workloads import LAYER, LEVELS, Writer, noise, use_named_files
+from gates.workloads import LAYER, Writer, noise, use_named_files
 
 WRITERS = 4
 

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 import fastcas
+from fastcas.dir.durability import LEVELS
 from gates import b_power, child, disks
 from gates.child import tell
 from gates.harness import Gate, Run
 from gates.invariants import Expected, check
 from gates.replay import crashes, within
 from gates.steps import CALLS, stopped
-from gates.workloads import LEVELS, Writer, digest_of, noise, prepare, use_named_files
+from gates.workloads import Writer, digest_of, noise, prepare, use_named_files
 
 #: Durability of the first writer and of the second.
 PAIRS = [(a, b) for a in ("full", "none") for b in LEVELS if b != "none"]

@@ -9,7 +9,6 @@ from typing import Any
 
 import fastcas
 from fastcas import Descriptor, Digest
-from fastcas.dir.durability import LEVELS
 from gates.child import tell
 from gates.invariants import REF_NAME
 

@@ -174,7 +174,12 @@ class DirEngine(Engine):
 
     def get_blob(self, digest: str) -> BlobReader:
         digest = Digest(digest)
-        fd, size = self._open_blob(digest)
+        self._pending.reveal(digest)
+        algorithm, _, encoded = digest.partition(":")
+        try:
+            fd, size = self._root.places[algorithm].open(encoded)
+        except (KeyError, OSError, _core.KindError):
+            fd, size = self._open_blob(digest)
         return BlobReader(fd, digest, size)
 
     def read_blob(self, digest: str, *, limit: int = READ_LIMIT) -> bytes:
@@ -184,15 +189,13 @@ class DirEngine(Engine):
         digest = Digest(digest)
         self._pending.reveal(digest)
         algorithm, _, encoded = digest.partition(":")
-        if algorithm not in COMPUTABLE:
-            raise _not_computable(digest, algorithm)
         try:
-            found = self._root.read_small(f"{BLOBS}/{algorithm}/{encoded}", algorithm, encoded)
-        except (OSError, InvalidError) as error:
-            raise self._about(error, digest) from error
+            found = self._root.places[algorithm].read(encoded)
+        except (KeyError, OSError, _core.KindError):
+            found = self._open_blob(digest)
         except _core.VerifyError as error:
             raise describe(error, digest) from None
-        if isinstance(found, bytes):
+        if type(found) is bytes:
             return found
         fd, size = found
         try:
@@ -203,9 +206,10 @@ class DirEngine(Engine):
             os.close(fd)
 
     def _open_blob(self, digest: Digest) -> tuple[int, int]:
+        """The general way, with errors that say what is wrong."""
         algorithm = digest.algorithm
         if algorithm not in COMPUTABLE:
-            raise _not_computable(digest, algorithm)
+            raise _not_computable(digest, algorithm) from None
         self._pending.reveal(digest)
         try:
             return self._root.open_regular(_blob_name(digest))

@@ -43,18 +43,29 @@ class IndexFile:
 
     def read(self) -> Index:
         """The index as it is. InvalidError where it is missing, ambiguous, oversized or no index."""
+        fd, index = self._open()
+        os.close(fd)
+        return index
+
+    def _open(self) -> tuple[int, Index]:
+        """The same and the file that it was read from, open."""
         from fastcas.model import Index
 
         give_up = time.monotonic() + _PATIENCE
         while True:
-            raw, facts = self._read_raw()
-            if raw is not None:
-                try:
-                    return Index.from_json(raw)
-                except InvalidError as error:
-                    error.path = self._root.join(INDEX_FILE)
-                    if not 0 <= time.time() - facts.st_ctime < _AT_REST:
-                        raise
+            fd, raw, facts = self._read_raw()
+            try:
+                if raw is not None:
+                    index = Index.from_json(raw)
+                    fd, kept = -1, fd
+                    return kept, index
+            except InvalidError as error:
+                error.path = self._root.join(INDEX_FILE)
+                if not 0 <= time.time() - facts.st_ctime < _AT_REST:
+                    raise
+            finally:
+                if fd >= 0:
+                    os.close(fd)
             if time.monotonic() > give_up:
                 message = f"{INDEX_FILE} keeps changing while it is read"
                 raise InvalidError(message, path=self._root.join(INDEX_FILE))
@@ -70,32 +81,45 @@ class IndexFile:
         """Calls ``function`` under the exclusive lock and writes what it returns."""
         with self._lock.exclusive():
             for _ in range(_ATTEMPTS):
-                before = self.read()
-                after = function(before)
-                if after is None:
-                    return before
-                raw, after = self._encode(after, before)
-                if self._write(raw, only_if=before.raw):
-                    return after
+                fd, before = self._open()
+                try:
+                    after = function(before)
+                    if after is None:
+                        return before
+                    raw, after = self._encode(after, before)
+                    if self._write(raw, only_if=(fd, before)):
+                        return after
+                finally:
+                    os.close(fd)
             message = f"{INDEX_FILE} was changed each time before it could be replaced"
             raise InvalidError(message, path=self._root.join(INDEX_FILE))
 
-    def _read_raw(self) -> tuple[bytes | None, os.stat_result]:
-        """The bytes, or None where they changed meanwhile; and the facts of the file then."""
+    def _read_raw(self) -> tuple[int, bytes | None, os.stat_result]:
+        """The open file; its bytes, or None where they changed meanwhile; and its facts then."""
         from fastcas.model import INDEX_LIMIT
 
         try:
-            fd, size = self._root.open_regular(INDEX_FILE)
+            fd, before = self._root.open_known(INDEX_FILE)
         except FileNotFoundError as error:
             message = f"not a layout any more: no {INDEX_FILE}"
             raise InvalidError(message, path=self._root.join(INDEX_FILE)) from error
         try:
-            before = os.fstat(fd)
-            raw = read_all(fd, INDEX_LIMIT, size)
+            raw = read_all(fd, INDEX_LIMIT, before.st_size)
             after = os.fstat(fd)
-        finally:
+        except BaseException:
             os.close(fd)
-        return (raw if _version(before) == _version(after) else None), after
+            raise
+        return fd, (raw if _version(before) == _version(after) else None), after
+
+    def _is_still(self, fd: int, index: Index) -> bool:
+        """Whether ``index``, which was read from the file ``fd``, is what the layout has now."""
+        with self._root.held() as root:
+            try:
+                now = os.stat(INDEX_FILE, dir_fd=root, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+        # Some tools rewrite the file in place, quicker than its times tell.
+        return os.path.samestat(now, os.fstat(fd)) and _has(fd, index.to_json())
 
     def _encode(self, index: Index, before: Index | None = None) -> tuple[bytes, Index]:
         """The bytes of ``index``, and what will be read from them: an index can be read again.
@@ -106,15 +130,15 @@ class IndexFile:
 
         if not isinstance(index, Index):
             raise TypeError(f"an index must be a fastcas.Index, not {type(index).__name__}")
+        reread = None if before is None else index.reread_entries(before)
+        if reread is not None and len(raw := reread.to_json()) <= INDEX_LIMIT:
+            return raw, reread
         raw = index.to_json()
-        if before is not None and len(raw) <= INDEX_LIMIT:
-            reread = index.reread_entries(raw, before)
-            if reread is not None:
-                return raw, reread
         return raw, Index.from_json(raw)
 
-    def _write(self, raw: bytes, only_if: bytes | None = None) -> bool:
-        """Replaces the file, unless it isn't ``only_if`` any more. The lock is held."""
+    def _write(self, raw: bytes, only_if: tuple[int, Index] | None = None) -> bool:
+        """Replaces the file, unless it isn't ``only_if`` any more, as ``_open`` gave it. The lock is
+        held."""
         if not self._lock.is_mine():
             raise UnsupportedError("an index update can't be continued in a forked child")
         self._pending.sync()
@@ -130,19 +154,28 @@ class IndexFile:
         except OSError as error:
             raise self._root.named(error, INDEX_FILE) from error.__cause__
 
-    def _write_through(self, temp: Temp, raw: bytes, only_if: bytes | None) -> bool:
+    def _write_through(self, temp: Temp, raw: bytes, only_if: tuple[int, Index] | None) -> bool:
         write_all(temp.fd, raw)
         if os.fstat(temp.fd).st_size != len(raw):
             raise OSError(errno.EIO, "the file has another size than was written")
         if self._durability.sync_files:
             os.fsync(temp.fd)
-        if only_if is not None and self._read_raw()[0] != only_if:
+        if only_if is not None and not self._is_still(*only_if):
             return False
         with self._root.held() as rootfd:
             temp.replace(rootfd, INDEX_FILE)
             if self._durability.sync_files:
                 self._root.sync(rootfd, ".")
         return True
+
+
+def _has(fd: int, raw: bytes) -> bool:
+    """Whether the content of the file is ``raw``."""
+    # One byte more is asked for: who gets less than that has met the end.
+    found = os.pread(fd, len(raw) + 1, 0)
+    while len(found) < len(raw) and (piece := os.pread(fd, len(raw) + 1 - len(found), len(found))):
+        found += piece
+    return found == raw
 
 
 def _version(facts: os.stat_result) -> tuple[int, int, int]:

@@ -82,9 +82,9 @@ class Ingest:
             and progress is None
             and have_nameless()
         ):
-            digest = self._put_small(source, algorithm)
-            if digest is not None:
-                return PutResult(digest, len(source))
+            result = self._put_small(source, algorithm)
+            if result is not None:
+                return result
         with open_source(source) as opened:
             temp, digest, size = self.stage(
                 opened,
@@ -141,41 +141,44 @@ class Ingest:
             raise
         return temp, digest, size
 
-    def _put_small(self, content: bytes, algorithm: str) -> Digest | None:
+    def _put_small(self, content: bytes, algorithm: str) -> PutResult | None:
         """The same as below for a new blob, in one call of the core; None where it is none."""
-        if self._durability.defers:
-            return self._stage_small(content, algorithm)
+        root, durability = self._root, self._durability
+        place = root.places.get(algorithm)
+        if place is None:
+            return None
+        if durability.defers:
+            return self._stage_small(place, content)
         try:
-            stored = self._root.put_small(
-                algorithm, content, BLOB_MODE, sync=self._durability.sync_files
-            )
+            stored = place.put(content, BLOB_MODE, root.owner, durability.sync_files)
         except OSError as error:
-            raise self._root.named(error) from None
+            raise root.named(error) from None
         if stored is None:
             return None
-        encoded, directory = stored
+        digest, directory = stored
         if directory >= 0:
             try:
-                self._durability.published(directory, algorithm)
+                durability.published(directory, algorithm)
             finally:
                 os.close(directory)
-        return Digest.of(algorithm, encoded)
+        return PutResult(digest, len(content))
 
-    def _stage_small(self, content: bytes, algorithm: str) -> Digest | None:
+    def _stage_small(self, place: _core.Place, content: bytes) -> PutResult | None:
+        root = self._root
         try:
-            staged = self._root.stage_small(algorithm, content, BLOB_MODE)
+            staged = place.stage(content, BLOB_MODE, root.owner)
         except OSError as error:
-            raise self._root.named(error) from None
+            raise root.named(error) from None
         if staged is None:
             return None
-        digest = Digest.of(algorithm, staged[0])
-        temp = Temp(self._root, self._lock, BLOB_MODE, staged[1])
+        digest, file = staged
+        temp = Temp(root, self._lock, BLOB_MODE, file)
         try:
             self.pending.add(digest, len(content), temp)
         finally:
             if not temp.waits:
                 temp.discard()
-        return digest
+        return PutResult(digest, len(content))
 
     def put_copy(
         self,

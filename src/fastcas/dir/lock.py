@@ -55,10 +55,10 @@ class Lock:
     def acquire(self, operation: int) -> int:
         """Waits for the lock; returns the descriptor that has it."""
         while True:
-            fd = self._open_file()
+            fd, facts = self._open_file()
             try:
                 fcntl.flock(fd, operation)
-                if os.path.samestat(os.fstat(fd), self._facts_of_name()):
+                if os.path.samestat(facts, self._facts_of_name()):
                     _held.add(fd)
                     return fd
             except FileNotFoundError:
@@ -74,11 +74,11 @@ class Lock:
             fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
-    def _open_file(self) -> int:
+    def _open_file(self) -> tuple[int, os.stat_result]:
         root = self._root
         while True:
             try:
-                return root.open_regular(LOCK_FILE)[0]
+                return root.open_known(LOCK_FILE)
             except FileNotFoundError:
                 pass
             try:
@@ -87,10 +87,10 @@ class Lock:
                 continue
             try:
                 root.give_to_owner(fd)
+                return fd, os.fstat(fd)
             except BaseException:
                 os.close(fd)
                 raise
-            return fd
 
     def _facts_of_name(self) -> os.stat_result:
         with self._root.held() as dirfd:

@@ -48,21 +48,33 @@ class BlobReader(io.RawIOBase):
     Attributes: ``digest``, a Digest; ``size`` in bytes; ``verified``.
     """
 
-    # How every reader begins; on the class, because most read one small blob and are gone.
-    _failure: CorruptError | None = None
-    _verified = False
-    _position = 0
-    # What reads in order and hashes; None before the first read, after the last, and after an
-    # interruption, when the next read begins another and lets it catch up.
-    _stream: _core.Reader | None = None
-    _in_order = True
+    # A file object has a dict, which takes longer to make and to look into.
+    __slots__ = (
+        "_failure",
+        "_fd",
+        "_generation",
+        "_in_order",
+        "_position",
+        "_stream",
+        "_turn",
+        "_verified",
+        "digest",
+        "size",
+    )
 
     def __init__(self, fd: int, digest: Digest, size: int) -> None:
         self.digest = digest
         self.size = size
         self._fd = fd
-        self._turn = _core.Turn()
-        self._generation = _generation
+        self._turn = _core.Turn()  # this thread alone reads
+        self._failure: CorruptError | None = None
+        self._verified = False
+        self._position = 0
+        # What reads in order and hashes; None before the first read, after the last, and after an
+        # interruption, when the next read begins another and lets it catch up.
+        self._stream: _core.Reader | None = None
+        self._generation = 0  # in which the stream was begun
+        self._in_order = True
 
     @property
     def verified(self) -> bool:
@@ -101,7 +113,7 @@ class BlobReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fills ``buffer`` unless the blob ends before; returns the number of bytes, 0 at the end."""
-        with self._locked():
+        with self._turn:
             self._check_open()
             if not self._begin():
                 return self._read_unverified(buffer)
@@ -112,7 +124,7 @@ class BlobReader(io.RawIOBase):
     def read(self, size: int | None = -1, /) -> bytes:
         """``size`` bytes, fewer only at the end; all the rest for -1 or None."""
         wanted = -1 if size is None else size
-        with self._locked():
+        with self._turn:
             self._check_open()
             if self._is_whole(wanted):
                 return self._read_small()
@@ -150,7 +162,7 @@ class BlobReader(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Moves; returns the new offset from the beginning. See the class for what it does to
         verification."""
-        with self._locked():
+        with self._turn:
             self._check_open()
             start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}.get(whence)
             if start is None:
@@ -172,7 +184,7 @@ class BlobReader(io.RawIOBase):
 
         Raises DigestMismatchError or SizeMismatchError.
         """
-        with self._locked():
+        with self._turn:
             self._check_open()
             if self._verified:
                 return
@@ -185,10 +197,10 @@ class BlobReader(io.RawIOBase):
 
     def close(self) -> None:
         """Closes the file. Raises again what a read found wrong; does nothing the second time."""
-        with self._locked():
+        with self._turn:
             if self._fd < 0:
                 return
-            self._end_stream()
+            self._drop_stream()
             fd, self._fd = self._fd, -1
             os.close(fd)
         if self._failure is not None:
@@ -210,15 +222,6 @@ class BlobReader(io.RawIOBase):
         if self._failure is not None:
             raise self._failure
 
-    def _locked(self) -> _core.Turn:
-        """A context in which this thread alone reads."""
-        if self._generation != _generation:
-            # A child: the turn may be another thread's, and the digest be made by one, of the parent.
-            self._generation = _generation
-            self._turn = _core.Turn()
-            self._drop_stream()
-        return self._turn
-
     def _is_whole(self, wanted: int) -> bool:
         """Whether a read of ``wanted`` bytes is of all of a small blob, from its beginning."""
         return (
@@ -231,6 +234,8 @@ class BlobReader(io.RawIOBase):
 
     def _begin(self) -> bool:
         """Whether what is read now is read in order, and verified."""
+        if self._stream is not None and self._generation != _generation:
+            self._drop_stream()  # a child: its digest may be made by a thread of the parent
         if self._stream is None and self._in_order:
             self._verified = False
             self._stream = self._new_stream()
@@ -245,6 +250,7 @@ class BlobReader(io.RawIOBase):
 
     def _new_stream(self) -> _core.Reader:
         digest = self.digest
+        self._generation = _generation
         return _core.Reader(self._fd, digest.algorithm, self.size, bytes.fromhex(digest.encoded))
 
     def _advance(self, count: int) -> None:

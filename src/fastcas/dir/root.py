@@ -12,6 +12,7 @@ import os
 import stat
 
 from fastcas import _core
+from fastcas.digest import COMPUTABLE, REGISTERED, Digest
 from fastcas.errors import ClobberError, ClosedError, DurabilityError, InvalidError, NotExistError
 
 #: False where the kernel, or a seccomp filter, knows no openat2: then component by component.
@@ -47,11 +48,18 @@ class Root:
         fd = os.open(self.path, DIRECTORY)
         path = self.path
         self._handle = _core.Handle(fd, lambda: ClosedError("this layout was closed", path=path))
+        #: By algorithm, where its blobs lie: for one that is small, and that nothing is unusual about.
+        #: Whoever meets an OSError or a KindError goes the general way, which knows what it means.
+        self.places = {name: self._place(name) for name in COMPUTABLE} if HAVE_OPENAT2 else {}
         self.owner = None
         if os.geteuid() == 0:
             facts = os.fstat(fd)
             if (facts.st_uid, facts.st_gid) != (0, 0):
                 self.owner = facts.st_uid, facts.st_gid
+
+    def _place(self, algorithm: str) -> _core.Place:
+        path = f"{BLOBS}/{algorithm}".encode()
+        return _core.Place(self._handle, path, algorithm, REGISTERED[algorithm], Digest)
 
     def held(self) -> _core.Handle:
         """A context that gives the descriptor and keeps it open, whoever calls close meanwhile."""
@@ -124,43 +132,17 @@ class Root:
             raise self._not_regular(name)
         return opened
 
-    def put_small(
-        self, algorithm: str, content: bytes, mode: int, *, sync: bool
-    ) -> tuple[str, int] | None:
-        """See ``_core.put_small``; None also where the general way must be gone."""
-        if not HAVE_OPENAT2:
-            return None
-        place = f"{BLOBS}/{algorithm}".encode()
-        with self._handle as fd:
-            return _core.put_small(
-                fd, place, algorithm, content, mode=mode, owner=self.owner, sync=sync
-            )
-
-    def stage_small(self, algorithm: str, content: bytes, mode: int) -> tuple[str, _core.File] | None:
-        """See ``_core.stage_small``; None also where the general way must be gone."""
-        if not HAVE_OPENAT2:
-            return None
-        place = f"{BLOBS}/{algorithm}".encode()
-        with self._handle as fd:
-            return _core.stage_small(fd, place, algorithm, content, mode=mode, owner=self.owner)
-
-    def read_small(self, name: str, algorithm: str, encoded: str) -> bytes | tuple[int, int]:
-        """The content of a small regular file, verified; for a large one what ``open_regular`` gives.
-
-        Raises InvalidError like it, and _core.VerifyError.
-        """
-        if not HAVE_OPENAT2:
-            return self.open_regular(name)
-        with self._handle as fd:
-            try:
-                found = _core.read_small(fd, name.encode(), algorithm, encoded)
-            except OSError as error:
-                if error.errno in (errno.ENOSYS, errno.EPERM):
-                    return self.open_regular(name)
-                raise self._refusal(error, name, 0) from error
-        if found is None:
-            raise self._not_regular(name)
-        return found
+    def open_known(self, name: str) -> tuple[int, os.stat_result]:
+        """The same of a file directly in the root, with all that fstat(2) says of it."""
+        fd = self.open(name, _WARY)
+        try:
+            facts = os.fstat(fd)
+            if not stat.S_ISREG(facts.st_mode):
+                raise self._not_regular(name)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, facts
 
     def _not_regular(self, name: str) -> InvalidError:
         return InvalidError(f"{name}: not a regular file", path=self.join(name))
@@ -375,8 +357,10 @@ def _check_present(root: Root, name: str, right_kind: object, kind: str) -> None
 def read_all(fd: int, limit: int, size: int) -> bytes:
     """The content of a file, at most ``limit`` + 1 bytes of it; ``size`` is what it probably has."""
     left = limit + 1
-    # A read that gives less than it was asked for may have met the end; the next one tells.
     parts = [os.read(fd, min(left, size + 1))]
+    if len(parts[0]) == size:  # less than was asked for: that was the end
+        return parts[0]
+    # Of other such reads the next one tells.
     while parts[-1] and (left := left - len(parts[-1])):
         parts.append(os.read(fd, min(left, 64 << 10)))
     return parts[0] if len(parts) <= 2 and not parts[-1] else b"".join(parts)

@@ -123,14 +123,16 @@ class Temp:
         """Gives the file a name, in the place of whatever has it."""
         self._mark_as_used()
         with self._lock.shared():
-            if self._name is None:
+            named = self._name is not None
+            if named:
+                self._set_mode()
+            else:
                 new = _new_name()
                 _core.link_fd(self.fd, self._rootfd, os.fsencode(new))
                 self._name = new
-            else:
-                self._set_mode()
             os.rename(self._name, name, src_dir_fd=self._rootfd, dst_dir_fd=dirfd)
-            if os.fstat(self.fd).st_nlink > 1:  # it had both names, by a publish that was interrupted
+            # It may have both names already, by a publish that was interrupted.
+            if named and os.fstat(self.fd).st_nlink > 1:
                 os.unlink(self._name, dir_fd=self._rootfd)
             self._name = None
 

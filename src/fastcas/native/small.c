@@ -17,6 +17,17 @@ static int hash(fc_hasher hasher, const void *data, size_t size, unsigned char *
     return status ? status : hasher.final(hasher.state, digest);
 }
 
+static void write_hex(char *name, const unsigned char *digest, int size)
+{
+    static const char digits[] = "0123456789abcdef";
+
+    for (int i = 0; i < size; i++) {
+        name[2 * i] = digits[digest[i] >> 4];
+        name[2 * i + 1] = digits[digest[i] & 15];
+    }
+    name[2 * size] = 0;
+}
+
 /* Reads one byte more than there should be, if there is one. */
 static int read_all(fc_small *small, unsigned char *data)
 {
@@ -38,18 +49,20 @@ static int read_all(fc_small *small, unsigned char *data)
     return small->found == wanted ? 0 : small->found < wanted ? FC_ESHORT : FC_ELONG;
 }
 
-int fc_small_verify(fc_small *small, fc_hasher hasher, const unsigned char *expected, unsigned char *data)
+int fc_small_verify(fc_small *small, fc_hasher hasher, const char *expected, unsigned char *data)
 {
+    char found[2 * FC_DIGEST_MAX + 1];
     int status = read_all(small, data);
 
     if (!status)
         status = hash(hasher, data, small->found, small->actual);
-    if (!status && memcmp(small->actual, expected, (size_t)hasher.digest_size))
-        status = FC_EMISMATCH;
-    return status;
+    if (status)
+        return status;
+    write_hex(found, small->actual, hasher.digest_size);
+    return memcmp(found, expected, 2 * (size_t)hasher.digest_size) ? FC_EMISMATCH : 0;
 }
 
-int fc_small_read(fc_small *small, fc_hasher hasher, int dirfd, const char *name, const unsigned char *expected,
+int fc_small_read(fc_small *small, fc_hasher hasher, int dirfd, const char *name, const char *expected,
                   unsigned char *data)
 {
     int status;

@@ -17,10 +17,11 @@ typedef struct {
 
 /* Opens the regular file `name` beneath `dirfd`, and does fc_small_verify; closes it. 1: it has more than FC_SMALL bytes, or
    is no regular file (`size` -1); then a larger one is open as `fd`. */
-int fc_small_read(fc_small *small, fc_hasher hasher, int dirfd, const char *name, const unsigned char *expected,
+int fc_small_read(fc_small *small, fc_hasher hasher, int dirfd, const char *name, const char *expected,
                   unsigned char *data);
-/* Reads the open regular file `fd` of `size` bytes into `data` (FC_SMALL + 1 bytes) and verifies it. */
-int fc_small_verify(fc_small *small, fc_hasher hasher, const unsigned char *expected, unsigned char *data);
+/* Reads the open regular file `fd` of `size` bytes into `data` (FC_SMALL + 1 bytes) and verifies it; `expected` is in
+   hexadecimal digits. */
+int fc_small_verify(fc_small *small, fc_hasher hasher, const char *expected, unsigned char *data);
 
 typedef struct {
     int dirfd;         /* the root of the layout */

@@ -13,9 +13,9 @@ cdef extern from "small.h" nogil:
         size_t found
         unsigned char actual[FC_DIGEST_MAX]
 
-    int fc_small_read(fc_small *small, fc_hasher hasher, int dirfd, const char *name, const unsigned char *expected,
+    int fc_small_read(fc_small *small, fc_hasher hasher, int dirfd, const char *name, const char *expected,
                       unsigned char *data)
-    int fc_small_verify(fc_small *small, fc_hasher hasher, const unsigned char *expected, unsigned char *data)
+    int fc_small_verify(fc_small *small, fc_hasher hasher, const char *expected, unsigned char *data)
 
     ctypedef struct fc_small_place:
         int dirfd
