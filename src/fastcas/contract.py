@@ -152,13 +152,28 @@ class Contract(ABC):
     def close(self) -> None:
         """Ends the use of this engine, after ``sync``. Readers go on. A second close does nothing."""
 
+    # What only makes some things quicker: an engine that can't do it says None.
+
+    def read_many(self, wanted: Sequence[tuple[str, int]]) -> Sequence[bytes | None]:
+        """The contents of ``wanted``, pairs of digest and size in bytes, in their order: each of that
+        size, and verified. None for what is better read alone, be it large, or not there, or wrong:
+        ``read_blob`` says which. ``walk`` and ``gc`` ask for some hundred documents at a time."""
+        return [None] * len(wanted)
+
+    def check_blobs(
+        self, digests: Sequence[Digest], *, threads: int, progress: Progress | None = None
+    ) -> set[Digest] | None:
+        """Which of ``digests`` are stored and right, found out with so many threads; None where the
+        engine can't look at many at once: they must be read one by one. ``progress`` counts bytes."""
+        return None
+
     # What gc and scrub need of an engine beyond the contract; one that lacks it has neither.
 
     def read_clock(self) -> int:
         """The time of the store's own clock in nanoseconds: what was put, deduped or changed before
         this call has an earlier ``StoredBlob.changed``, what is after it none earlier.
 
-        UnsupportedError, like the three after it, where the engine can't say.
+        UnsupportedError, like those after it, where the engine can't say.
         """
         raise _lacks(self, "read_clock")
 
@@ -167,13 +182,6 @@ class Contract(ABC):
         blobs, and what is no blob by its name or kind. Opens none of it. Blobs whose digests are in
         ``known`` are left out, without a look at their sizes and times."""
         raise _lacks(self, "scan_blobs")
-
-    def check_blobs(
-        self, digests: Sequence[Digest], *, threads: int, progress: Progress | None = None
-    ) -> set[Digest] | None:
-        """Which of ``digests`` are stored and right, found out with so many threads; None where the
-        engine can't look at many at once: they must be read one by one. ``progress`` counts bytes."""
-        return None
 
     def sweep_blobs(
         self,

@@ -93,6 +93,17 @@ def decode(decoder: Decoder[_T_co], raw: bytes | msgspec.Raw, *, what: str) -> _
         raise InvalidError(f"{what}: not UTF-8") from None
 
 
+def decode_all(decoder: Decoder[_T_co], raws: list[bytes]) -> list[_T_co] | None:
+    """``decoder.decode`` of each of ``raws``; None where ``decode`` must say what is wrong with one."""
+    if sys.getrecursionlimit() > 10_000:
+        return None
+    read = decoder.decode
+    try:
+        return [read(raw) for raw in raws]
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+
+
 _MEMBERS: Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 

@@ -176,6 +176,23 @@ class DirEngine(Engine):
         finally:
             os.close(fd)
 
+    def read_many(self, wanted: Sequence[tuple[str, int]]) -> list[bytes | None]:
+        contents: list[bytes | None] = [None] * len(wanted)
+        for algorithm in COMPUTABLE:
+            prefix = f"{algorithm}:"
+            places = [
+                place
+                for place, (digest, size) in enumerate(wanted)
+                if digest.startswith(prefix) and size <= _core.SMALL
+            ]
+            if places:
+                found = self._root.read_many(
+                    algorithm, [(wanted[at][0][len(prefix) :], wanted[at][1]) for at in places]
+                )
+                for place, content in zip(places, found, strict=True):
+                    contents[place] = content
+        return contents
+
     def _open_blob(self, digest: Digest) -> tuple[int, int]:
         algorithm = digest.algorithm
         if algorithm not in COMPUTABLE:

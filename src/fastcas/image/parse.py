@@ -18,7 +18,7 @@ from fastcas.digest import shorten
 from fastcas.errors import ClobberError, InvalidError
 from fastcas.image.config import Config
 from fastcas.image.verified import check_descriptor, read_content
-from fastcas.model import DOCUMENT_LIMIT, Descriptor, Index, Manifest
+from fastcas.model import DOCUMENT_LIMIT, Descriptor, Index, Manifest, adopt_descriptors
 from fastcas.results import ParsedBlob
 
 if TYPE_CHECKING:
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "children",
+    "decode_fields",
+    "decode_plain",
+    "has_fields",
     "is_document",
     "is_index",
     "is_manifest",
     "read_descriptor",
     "read_document",
     "OLDER_MANIFESTS",
+    "read_children",
     "read_fields",
     "register_parser",
 ]
@@ -165,22 +169,49 @@ def read_document(engine: Engine, descriptor: Descriptor) -> Any:
     return read_descriptor(engine, descriptor).data
 
 
-def read_fields(engine: Engine, link: Link) -> Any:
-    """What ``read_document`` finds, as the decoder's own struct where there is one: as strict, and
-    at a fraction of the cost."""
+def read_fields(engine: Engine, link: Link) -> tuple[Any, bytes | None]:
+    """What ``read_document`` finds, as the decoder's own struct where there is one, and then its exact
+    content: as strict, and at a fraction of the cost. Else the value, and None."""
     media_type = link.media_type
-    schema = _SCHEMAS.get(media_type)
-    if schema is None:
+    if media_type not in _SCHEMAS:
         if not isinstance(link, Descriptor):
             data = link.data if isinstance(link.data, bytes) else None
             link = Descriptor(media_type, link.digest, int(link.size), data=data)
-        return read_document(engine, link)
+        return read_document(engine, link), None
     raw = read_content(engine, link, limit=DOCUMENT_LIMIT)
+    return decode_fields(link, raw), raw
+
+
+def decode_fields(link: Link, raw: bytes) -> Any:
+    """The struct of ``raw``, the content of ``link``, whose type has one."""
+    schema, what = _SCHEMAS[link.media_type], link.digest
     try:
-        what = link.digest
-        return wire.read(schema, raw, limit=DOCUMENT_LIMIT, what=what, media_type=media_type)[1]
+        return wire.read(schema, raw, limit=DOCUMENT_LIMIT, what=what, media_type=link.media_type)[1]
     except InvalidError as error:
         raise _about(error, link.digest) from error.__cause__
+
+
+def decode_plain(media_type: str, raws: list[bytes]) -> list[Any] | None:
+    """What ``decode_fields`` makes of many documents of one type, if there is nothing unusual about any."""
+    schema = _SCHEMAS[media_type]
+    if schema is wire.Descriptor:
+        return None
+    return wire.read_plain(schema, raws, media_type=media_type)
+
+
+def has_fields(media_type: str) -> bool:
+    """Whether content of this type is decoded to a struct."""
+    return media_type in _SCHEMAS
+
+
+def read_children(document: Any, raw: bytes | None) -> list[Descriptor]:
+    """``children`` of what ``read_fields`` returned, as values."""
+    found = children(document)
+    if raw is None:
+        return found
+    if isinstance(document, wire.Descriptor):
+        return Descriptor._adopt_all(found, [raw])
+    return adopt_descriptors(found, raw)
 
 
 def children(document: Any) -> list[Any]:
