@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from fastcas import jsonstyle
+from fastcas import _core, jsonstyle
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError
 
@@ -297,13 +297,7 @@ def _are_plain(all_fields: list[Descriptor]) -> bool:
     sizes = [fields.size for fields in all_fields]
     if set(map(type, sizes)) != {int} or min(sizes) < 0 or max(sizes) > _SIZE_LIMIT:
         return False
-    digests = [fields.digest for fields in all_fields]
-    if set(map(len, digests)) != {71} or {digest[:7] for digest in digests} != {"sha256:"}:
-        return False
-    text = "".join(digests)
-    # Of every digest, all that is left of prefix and hexadecimal digits is the prefix's "sh:".
-    left = text.encode().translate(None, b"0123456789abcdef") if text.isascii() else b""
-    return left == b"sh:" * len(digests)
+    return _core.are_digests([fields.digest for fields in all_fields], "sha256:", 64)
 
 
 def _collect_subjects(all_fields: list[Any]) -> list[Descriptor]:

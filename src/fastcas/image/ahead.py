@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from fastcas.image.parse import decode_fields, decode_plain, has_fields, read_fields
+from fastcas.image.parse import decode_fields, decode_plain, has_fields, read_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +30,7 @@ _NOTHING = (None, None)
 
 
 class Ahead:
-    """Reads documents as ``read_fields`` does, many of them before they are asked for.
+    """Reads documents as ``read_source`` does, many of them before they are asked for.
 
     Whatever is wrong with one is said when it is asked for: it is read, or decoded, alone then. At
     first only ``wave`` are read at once, twice as many each time: whoever stops early has had little
@@ -75,10 +75,10 @@ class Ahead:
             self._bytes += sum(map(len, raws))
 
     def read(self, link: Link) -> tuple[Any, bytes | None]:
-        """See ``read_fields``."""
+        """See ``read_source``."""
         raw, fields = self._take((link.digest, link.media_type))
         if raw is None or len(raw) != link.size or isinstance(link.data, bytes):
-            return read_fields(self._engine, link)
+            return read_source(self._engine, link)
         return decode_fields(link, raw) if fields is None else fields, raw
 
     def _take(self, key: tuple[str, str]) -> tuple[bytes | None, Any]:

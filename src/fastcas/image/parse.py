@@ -28,6 +28,7 @@ __all__ = [
     "children",
     "decode_fields",
     "decode_plain",
+    "document_types",
     "has_fields",
     "is_document",
     "is_index",
@@ -37,6 +38,7 @@ __all__ = [
     "OLDER_MANIFESTS",
     "read_children",
     "read_fields",
+    "read_source",
     "register_parser",
 ]
 
@@ -164,14 +166,24 @@ def is_document(media_type: str) -> bool:
     return media_type in _SCHEMAS or media_type in _registered
 
 
+def document_types() -> set[str]:
+    """The types of which ``is_document`` is true now."""
+    return {*_SCHEMAS, *_registered}
+
+
 def read_document(engine: Engine, descriptor: Descriptor) -> Any:
     """The ``data`` of ``read_descriptor``."""
     return read_descriptor(engine, descriptor).data
 
 
-def read_fields(engine: Engine, link: Link) -> tuple[Any, bytes | None]:
-    """What ``read_document`` finds, as the decoder's own struct where there is one, and then its exact
-    content: as strict, and at a fraction of the cost. Else the value, and None."""
+def read_fields(engine: Engine, link: Link) -> Any:
+    """What ``read_document`` finds, as the decoder's own struct where there is one: as strict, and
+    at a fraction of the cost."""
+    return read_source(engine, link)[0]
+
+
+def read_source(engine: Engine, link: Link) -> tuple[Any, bytes | None]:
+    """The same, and the exact content that a struct was decoded from; with a value, None."""
     media_type = link.media_type
     if media_type not in _SCHEMAS:
         if not isinstance(link, Descriptor):
@@ -205,7 +217,7 @@ def has_fields(media_type: str) -> bool:
 
 
 def read_children(document: Any, raw: bytes | None) -> list[Descriptor]:
-    """``children`` of what ``read_fields`` returned, as values."""
+    """``children`` of what ``read_source`` returned, as values."""
     found = children(document)
     if raw is None:
         return found

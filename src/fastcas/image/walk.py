@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
+from fastcas import wire
 from fastcas.digest import Digest
 from fastcas.errors import InvalidError, NotExistError, UnknownAlgorithmError
 from fastcas.image.ahead import WAVE, WAVE_BYTES, Ahead
 from fastcas.image.parse import (
     OLDER_MANIFESTS,
     children,
+    document_types,
     is_document,
     is_index,
     is_manifest,
@@ -90,7 +92,7 @@ class Marked:
         return len(self.digests)
 
 
-def mark(engine: Engine, roots: Iterable[Descriptor], marked: Marked | None = None) -> Marked:
+def mark(engine: Engine, roots: Iterable[Link], marked: Marked | None = None) -> Marked:
     """Marks all that is reachable from ``roots``: their digests, and those of every descriptor in
     the documents behind them, subjects and embedded content included.
 
@@ -107,30 +109,31 @@ def mark(engine: Engine, roots: Iterable[Descriptor], marked: Marked | None = No
     marked._whole = False
     again = list(marked._missing.values())
     marked._missing.clear()
-    _mark_all(engine, _links_of(chain(again, map(check_descriptor, roots))), marked)
+    _mark_all(engine, _links_of(chain(again, roots)), marked)
     marked._whole = True
     return marked
 
 
 def _mark_all(engine: Engine, links: list[Link], marked: Marked) -> None:
     """In no order, but in waves of documents that are read together."""
-    marked._add(links)
-    stack = [link for link in links if _leads_on(link.media_type)]
+    documents = document_types()
+    leading_on = documents | OLDER_MANIFESTS
     ahead = Ahead(engine, WAVE)
-    while stack:
+    stack: list[Link] = []
+    while True:
+        marked._add(links)
+        # Most have nothing behind them.
+        stack += [link for link in links if link.media_type in leading_on]
+        if not stack:
+            return
         wave = _take_wave(stack, marked)
         ahead.fetch(wave.values())
-        below: list[Link] = []
+        links = []
         for key, link in wave.items():
-            if not is_document(link.media_type):
-                if link.digest in engine:
-                    raise _not_followed(link)
-                continue
-            document = marked._open(key, link, engine, ahead)
-            below += children(document)
-        marked._add(below)
-        # Most have nothing behind them.
-        stack += [child for child in below if _leads_on(child.media_type)]
+            if link.media_type in documents:
+                links += children(marked._open(key, link, engine, ahead))
+            elif link.digest in engine:
+                raise _not_followed(link)
 
 
 def _take_wave(stack: list[Link], marked: Marked) -> dict[tuple[str, str], Link]:
@@ -152,16 +155,17 @@ def _take_wave(stack: list[Link], marked: Marked) -> dict[tuple[str, str], Link]
 
 def walk(
     engine: Engine,
-    descriptor: Descriptor,
+    descriptor: Descriptor | Iterable[Descriptor],
     visit: Callable[[tuple[Descriptor, ...]], object] | None = None,
 ) -> Iterator[tuple[Descriptor, ...]]:
-    """The paths of descriptors from ``descriptor`` down, itself first, pre-order, as an iterator.
+    """The paths of descriptors from ``descriptor`` down, itself first, pre-order, as an iterator. Of
+    several descriptors, those of each in turn.
 
     Each (digest, media type) is visited once, on the first path that leads to it. ``visit(path)`` is
     called right before a path is handed out; where it returns False, nothing below is visited. A
-    document is opened when the next path is asked for. One that isn't stored has its path and
-    nothing below, as a layout may lack platforms and subjects; only if it is ``descriptor`` itself,
-    NotExistError is raised.
+    document is opened when the next path is asked for; without ``visit``, siblings with it. One that
+    isn't stored has its path and nothing below, as a layout may lack platforms and subjects; only if
+    it is one of those given, NotExistError is raised.
 
     Raises InvalidError, CorruptError and so on, with its digest, for a document that can't be read;
     InvalidError for paths of more than DEPTH_LIMIT and for more than NODE_LIMIT descriptors.
@@ -299,7 +303,7 @@ def _listed_by(engine: Engine, entry: Descriptor) -> Iterator[Descriptor]:
     for listed in index.manifests:
         if _has_subject(listed) and listed.artifact_type is None:
             try:
-                yield _as_referrer(listed, read_fields(engine, listed)[0])
+                yield _as_referrer(listed, read_fields(engine, listed))
                 continue
             except NotExistError:
                 pass
@@ -317,7 +321,7 @@ def _as_referrer(link: Link, document: Any) -> Descriptor:
 
 def _links_of(roots: Iterable[Link]) -> list[Link]:
     # The struct behind the value, whose attributes cost a tenth.
-    return [root._fields if isinstance(root, Descriptor) else root for root in roots]
+    return [root if type(root) is wire.Descriptor else check_descriptor(root)._fields for root in roots]
 
 
 def _open_all(engine: Engine, roots: Iterable[Descriptor]) -> Iterator[tuple[Link, Any]]:
@@ -340,10 +344,6 @@ def _open_all(engine: Engine, roots: Iterable[Descriptor]) -> Iterator[tuple[Lin
             raise _too_many(link.digest)
         yield link, document
         stack += reversed(children(document))
-
-
-def _leads_on(media_type: str) -> bool:
-    return is_document(media_type) or media_type in OLDER_MANIFESTS
 
 
 def _not_followed(link: Link) -> InvalidError:
