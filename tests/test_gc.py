@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 import fastcas
-from fastcas import _core
 from conformance import LAYER, MANIFEST, REF_NAME, descriptor_of, digest_of, noise, store_image
-from fastcas import Descriptor, Digest, Index, InvalidError, Manifest
+from fastcas import Descriptor, Digest, Index, InvalidError, Manifest, _core
 from fastcas.dir import scan, sweep
 from fastcas.dir.lock import Lock
 from fastcas.image import gc, walk

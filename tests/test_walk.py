@@ -354,7 +354,11 @@ def test_what_is_read_together_is_what_is_read_alone(cas, reads, monkeypatch, co
 
 
 def test_walk_of_several_is_the_walk_of_each(cas):
-    entries = [put_manifest(cas, "one"), put_index(cas, put_manifest(cas, "two")), put_manifest(cas, "3")]
+    entries = [
+        put_manifest(cas, "one"),
+        put_index(cas, put_manifest(cas, "two")),
+        put_manifest(cas, "3"),
+    ]
     assert list(cas.walk(entries)) == [path for entry in entries for path in cas.walk(entry)]
     assert list(cas.walk([*entries, *entries])) == list(cas.walk(entries))
     assert list(cas.walk([])) == []

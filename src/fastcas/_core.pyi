@@ -102,9 +102,7 @@ def digest_many(
     kernel: str | None = None,
     progress: _Progress | None = None,
 ) -> list[Any]: ...
-def read_many(
-    directory: int, wanted: list[tuple[str, int]], algorithm: str
-) -> list[bytes | None]: ...
+def read_many(directory: int, wanted: list[tuple[str, int]], algorithm: str) -> list[bytes | None]: ...
 
 @final
 class Group:

@@ -981,7 +981,7 @@ cdef int run_pool(fc_task task, void *context, size_t count, int threads) except
 
 
 def read_many(int directory, list wanted, str algorithm not None):
-    """The contents of small blobs, verified, on two threads: `wanted` is a list of (encoded part of a
+    """The contents of small blobs, verified: `wanted` is a list of (encoded part of a
     digest, size in bytes, at most SMALL), each the name of a file in the open `directory`. Returns a
     list in their order, of bytes, or None where there is no regular file of that name, size and digest."""
     cdef fc_fetch fetch

@@ -205,8 +205,8 @@ class Engine(Contract):
         descriptor: Descriptor | Iterable[Descriptor],
         visit: Callable[[tuple[Descriptor, ...]], object] | None = None,
     ) -> Iterator[tuple[Descriptor, ...]]:
-        """The paths of descriptors from ``descriptor`` down, itself first, pre-order, lazily. Of several
-        descriptors, such as the entries of the index, those of each in turn.
+        """The paths of descriptors from ``descriptor`` down, itself first, pre-order, lazily. Of
+        several descriptors, such as the entries of the index, those of each in turn.
 
         Below an index are its manifests and subject, below a manifest its config, layers and
         subject; other content isn't opened. Each (digest, media type) is visited once. Where

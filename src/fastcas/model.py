@@ -287,13 +287,13 @@ _SOURCES = msgspec.json.Decoder(_Sources)
 
 
 def adopt_descriptors(found: list[wire.Descriptor], raw: bytes) -> list[Descriptor]:
-    """The values of ``found``: all structs of descriptors in the document ``raw``, which was checked, in
-    the order of manifests, or config and layers, then subject."""
+    """The values of ``found``: all structs of descriptors in the document ``raw``, which was checked,
+    in the order of manifests, or config and layers, then subject."""
     sources = jsonstyle.decode(_SOURCES, raw, what="document")
     raws = list(sources.manifests or ())
     if sources.config is not UNSET:
         raws.append(sources.config)
     raws += sources.layers or ()
-    if len(raws) < len(found):
+    if len(raws) < len(found) and sources.subject is not UNSET:
         raws.append(sources.subject)
     return Descriptor._adopt_all(found, raws)

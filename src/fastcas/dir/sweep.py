@@ -112,7 +112,7 @@ def _unlink(
             chosen = list(sizes)
             gone, done = files.unlink(fd, chosen, until)
         except OSError as error:
-            error.filename = root.join(f"{BLOBS}/{algorithm}/{names[error.item].decode()}")
+            error.filename = root.join(f"{BLOBS}/{algorithm}/{names[error.item].decode()}")  # type: ignore[attr-defined]
             raise
     removed += [BlobInfo(digests[number], sizes[number]) for number in gone]
     return chosen[done] if done < len(chosen) else len(files.facts)

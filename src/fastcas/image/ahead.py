@@ -40,7 +40,7 @@ class Ahead:
     def __init__(self, engine: Engine, wave: int = 1) -> None:
         self._engine = engine
         self._wave = wave
-        # By digest and media type: content, if it could be had, and struct, if nothing is unusual about it.
+        # By digest and media type: content, if it could be had, and struct, if nothing is unusual.
         self._found: dict[tuple[str, str], tuple[bytes | None, Any]] = {}
         self._bytes = 0
 

@@ -204,9 +204,9 @@ def decode_fields(link: Link, raw: bytes) -> Any:
 
 
 def decode_plain(media_type: str, raws: list[bytes]) -> list[Any] | None:
-    """What ``decode_fields`` makes of many documents of one type, if there is nothing unusual about any."""
+    """What ``decode_fields`` makes of many documents of one type; None where any is unusual."""
     schema = _SCHEMAS[media_type]
-    if schema is wire.Descriptor:
+    if issubclass(schema, wire.Descriptor):
         return None
     return wire.read_plain(schema, raws, media_type=media_type)
 

@@ -6,7 +6,7 @@
 #include "small.h"
 
 enum {
-    FC_FETCH_THREADS = 2,
+    FC_FETCH_THREADS = 1, /* a helper that waits for a processor costs more than it reads: measured */
     FC_FETCH_CHUNK = 8, /* blobs that one thread takes at once */
 };
 
