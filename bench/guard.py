@@ -28,12 +28,15 @@ sys.path.insert(0, os.fspath(Path(__file__).resolve().parent))
 import bed
 import fastcas
 from fastcas import _core
+from fastcas.image.walk import mark
+from groups.images import make_images
 from peers.naive import Store
 
 LARGE = 64 * bed.MIB
 SMALL_BLOB = 4 * bed.KIB
 SMALL_BLOBS = 400
 LISTED = 20_000
+IMAGES = 2_000
 LANES_BLOB = 4 * bed.MIB
 ROUNDS = 9
 ATTEMPTS = 3
@@ -66,6 +69,9 @@ FLOORS = {
     "get 4 KiB / hashlib loop": 0.40,
     "list / os.listdir": 0.30,
     "copy out / shutil.copyfile": 0.60,
+    # Of documents that are read one by one: 1 where nothing is read ahead.
+    "walk / walk one by one": 1.20,
+    "mark / mark one by one": 1.30,
     # On one thread. Without lanes it is libcrypto's, and reading comes on top.
     # Two threads without lanes give 1.9, one with lanes 1.4.
     "put_blobs files / hashlib loop": 2.05 if HAS_LANES else 1.30,
@@ -105,6 +111,7 @@ class Bench:
         yield from self._gets()
         yield from self._small()
         yield self._list()
+        yield from self._images()
         yield from self._lanes()
         yield self._quick_scrub()
 
@@ -329,6 +336,41 @@ class Bench:
             return time.perf_counter() - started
 
         return "quick scrub / read", ours, read
+
+    def _images(self) -> Iterator[tuple[str, Timed, Timed]]:
+        root = bed.fresh(self.fast)
+        make_images(root, IMAGES)
+        cas = self.cleanup.enter_context(fastcas.open(root, durability="none"))
+        entries = cas.get_index().manifests
+
+        class OneByOne(fastcas.DirEngine):
+            def read_many(self, wanted):
+                return [None] * len(wanted)
+
+        alone = self.cleanup.enter_context(OneByOne.open(root, durability="none"))
+
+        def walked(engine: fastcas.DirEngine) -> Timed:
+            def run() -> float:
+                started = time.perf_counter()
+                count = sum(1 for _ in engine.walk(entries))
+                elapsed = time.perf_counter() - started
+                assert count == 3 * IMAGES
+                return elapsed
+
+            return run
+
+        def marked(engine: fastcas.DirEngine) -> Timed:
+            def run() -> float:
+                started = time.perf_counter()
+                count = len(mark(engine, entries))
+                elapsed = time.perf_counter() - started
+                assert count == 3 * IMAGES
+                return elapsed
+
+            return run
+
+        yield "walk / walk one by one", walked(cas), walked(alone)
+        yield "mark / mark one by one", marked(cas), marked(alone)
 
     def _list(self) -> tuple[str, Timed, Timed]:
         root = bed.fresh(self.fast)

@@ -16,7 +16,7 @@ import pytest
 
 import fastcas
 from conformance import LAYER, MANIFEST, REF_NAME, descriptor_of, digest_of, noise, store_image
-from fastcas import Descriptor, Digest, Index, InvalidError, Manifest
+from fastcas import Descriptor, Digest, Index, InvalidError, Manifest, _core
 from fastcas.dir import scan, sweep
 from fastcas.dir.lock import Lock
 from fastcas.image import gc, walk
@@ -272,13 +272,8 @@ def test_grace_counts_from_the_end_of_a_put(cas, layout, wrong):
 
 
 def test_times_in_whole_seconds_are_taken_for_their_end():
-    class Facts:
-        st_mtime_ns = 5 * 10**9
-        st_ctime_ns = 7 * 10**9
-
-    assert scan.times_of(Facts) == (5 * 10**9, 7_999_999_999)
-    Facts.st_ctime_ns += 1
-    assert scan.times_of(Facts) == (5 * 10**9, 7_000_000_001)
+    assert scan.times_of(5 * 10**9, 7 * 10**9) == (5 * 10**9, 7_999_999_999)
+    assert scan.times_of(5 * 10**9, 7 * 10**9 + 1) == (5 * 10**9, 7_000_000_001)
 
 
 def test_a_clock_that_is_set_back_doesn_t_hang(monkeypatch):
@@ -486,27 +481,43 @@ def test_the_algorithm_s_folder_becomes_a_link_after_the_listing(cas, layout, ca
     canary.check()
 
 
+def before_unlink(set_attribute, function):
+    """Lets the sweep call ``function(names)`` between its look at some blobs and their removal."""
+
+    class Files:
+        def __init__(self, directory, names, until):
+            self.names = [name.decode() for name in names]
+            self.files = _core.Held(directory, names, until)
+            self.facts = self.files.facts
+            self.close = self.files.close
+
+        def unlink(self, *arguments):
+            function(self.names)
+            return self.files.unlink(*arguments)
+
+    class Core:
+        Held = Files
+
+    set_attribute(sweep, "_core", Core)
+
+
 def test_no_descriptor_is_lost_on_an_error(cas, layout, monkeypatch):
-    digests = {cas.put_blob(noise(10, seed)).digest for seed in range(5)}
-    real = os.unlink
-    calls = []
+    for seed in range(5):
+        cas.put_blob(noise(10, seed))
+    places = []
 
-    class System:
-        def __getattr__(self, name):
-            return getattr(os, name)
+    def break_third(names):
+        third = blob_path(layout, f"sha256:{names[2]}")
+        places.append(third)
+        third.unlink()
+        third.mkdir()
 
-        def unlink(self, name, **options):
-            calls.append(name)
-            if len(calls) == 3:
-                raise OSError(5, "Input/output error", name)
-            real(name, **options)
-
-    monkeypatch.setattr(sweep, "os", System())
+    before_unlink(monkeypatch.setattr, break_third)
     with pytest.raises(OSError) as caught:
         cas.gc(grace=0)
-    assert caught.value.errno == 5
-    assert Path(caught.value.filename) in {blob_path(layout, digest) for digest in digests}
-    assert len(cas) == 3
+    assert isinstance(caught.value, IsADirectoryError)
+    assert [Path(caught.value.filename)] == places
+    assert len(cas) == 2
 
 
 @pytest.mark.parametrize("durability", ["full", "batch", "none"])
@@ -519,17 +530,9 @@ def test_the_index_is_durable_before_a_blob_goes(layout, monkeypatch, durability
         calls.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
         real(fd)
 
-    class System:
-        def __getattr__(self, name):
-            return getattr(os, name)
-
-        def unlink(self, name, **options):
-            calls.append("unlink")
-            os.unlink(name, **options)
-
     with fastcas.create(layout, durability=durability) as cas:
         cas.put_blob(b"garbage")
-        monkeypatch.setattr(sweep, "os", System())
+        before_unlink(monkeypatch.setattr, lambda names: calls.append("unlink"))
         monkeypatch.setattr(os, "fsync", fsync)
         cas.gc(grace=0)
     order = calls[: calls.index("unlink")]
@@ -562,16 +565,6 @@ def gc_with_stop(layout, edge, mutant=""):
 
         setattr(owner, name, call)
 
-    class System:
-        """The module os for the sweep alone."""
-
-        def __getattr__(self, name):
-            return getattr(os, name)
-
-        def unlink(self, *arguments, **options):
-            stop()
-            os.unlink(*arguments, **options)
-
     sweep._BATCH = 1
     if edge == "marked":
         before(gc, "_plan")
@@ -582,12 +575,12 @@ def gc_with_stop(layout, edge, mutant=""):
     elif edge == "locked":
         before(sweep._Witness, "holds")
     elif edge == "unlinking":
-        sweep.os = System()
+        before_unlink(setattr, lambda names: stop())
     progress = (lambda *_: stop()) if edge == "batch" else None
     if mutant == "no index check":
         sweep._Witness.holds = lambda self: True
     elif mutant == "no look at the time":
-        sweep.times_of = lambda facts: (0, 0)
+        sweep.times_of = lambda modified, changed: (0, 0)
     elif mutant == "no lock":
         Lock.exclusive = Lock.shared
     elif mutant == "no second mark":

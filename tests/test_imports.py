@@ -38,6 +38,7 @@ RANKS = [
     ["image.tar"],
     ["image.gc", "image.reference", "image.resolve", "image.retention", "image.scrub"],
     ["image.walk", "image.decompress"],
+    ["image.ahead"],
     ["image.codec", "image.parse"],
     ["image.config", "image.verified"],
     ["image.platform"],

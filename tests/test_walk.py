@@ -17,6 +17,7 @@ from fastcas import (
     UnknownAlgorithmError,
 )
 from fastcas.image import walk as module
+from fastcas.image.ahead import Ahead
 from fastcas.image.parse import OLDER_MANIFESTS
 from fastcas.image.walk import Marked, mark
 from images import (
@@ -48,7 +49,16 @@ def reads(cas, monkeypatch):
         seen.append(str(digest))
         return original(self, digest, **options)
 
+    many = type(cas).read_many
+
+    def read_many(self, wanted):
+        contents = many(self, wanted)
+        pairs = zip(wanted, contents, strict=True)
+        seen.extend(str(digest) for (digest, _), content in pairs if content is not None)
+        return contents
+
     monkeypatch.setattr(type(cas), "read_blob", read)
+    monkeypatch.setattr(type(cas), "read_many", read_many)
     return seen
 
 
@@ -317,6 +327,90 @@ def test_case_42_doubled_levels_are_linear(cas, reads):
     paths = list(cas.walk(node))
     assert [len(path) for path in paths] == [*range(1, 32), 32, 32]
     assert len(reads) == 31
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 255, 256, 257, 600])
+def test_what_is_read_together_is_what_is_read_alone(cas, reads, monkeypatch, count):
+    subject = put_manifest(cas, "subject")
+    entries = [
+        put_manifest(cas, str(number), inner={"subject": subject} if number % 3 != 1 else {})
+        for number in range(count)
+    ]
+    root = put_index(cas, *entries)
+    reads.clear()
+    marked = mark(cas, [root])
+    assert sorted(reads) == sorted({root.digest, subject.digest, *(e.digest for e in entries)})
+    reads.clear()
+    paths = list(cas.walk(root))
+    assert sorted(reads) == sorted({root.digest, subject.digest, *(e.digest for e in entries)})
+    assert list(cas.walk(entries)) == list(cas.walk(tuple(entries)))
+    asked = len(reads)
+    monkeypatch.setattr(type(cas), "read_many", lambda self, wanted: [None] * len(wanted))
+    assert mark(cas, [root]).digests == marked.digests
+    alone = list(cas.walk(root))
+    assert alone == paths
+    assert [[d.raw for d in path] for path in alone] == [[d.raw for d in path] for path in paths]
+    assert asked < len(reads)
+
+
+def test_walk_of_several_is_the_walk_of_each(cas):
+    entries = [
+        put_manifest(cas, "one"),
+        put_index(cas, put_manifest(cas, "two")),
+        put_manifest(cas, "3"),
+    ]
+    assert list(cas.walk(entries)) == [path for entry in entries for path in cas.walk(entry)]
+    assert list(cas.walk([*entries, *entries])) == list(cas.walk(entries))
+    assert list(cas.walk([])) == []
+    cas.delete_blob(entries[2].digest)
+    with pytest.raises(NotExistError):
+        list(cas.walk(entries))
+
+
+@pytest.mark.parametrize("kind", ["flipped", "truncated", "longer", "size", "type", "twice", "spaces"])
+def test_one_of_many_that_cannot_be_trusted(cas, layout, kind):
+    """It fails in its turn, by its own digest; what comes before it is handed out."""
+    entries = [put_manifest(cas, str(number)) for number in range(40)]
+    bad, raw = entries[30], cas.read_blob(entries[30].digest)
+    path = layout / "blobs" / "sha256" / bad.digest.encoded
+    if kind == "flipped":
+        path.write_bytes(b"[" + raw[1:])
+    elif kind == "truncated":
+        path.write_bytes(raw[:-1])
+    elif kind == "longer":
+        path.write_bytes(raw + b" ")
+    elif kind == "size":
+        bad = entries[30] = bad.replace(size=bad.size + 1)
+    elif kind == "type":
+        bad = entries[30] = bad.replace(media_type=DOCKER_MANIFEST)
+    else:
+        changed = {
+            "twice": raw.replace(b'"layers":', b'"layers":[],"layers":'),
+            "spaces": raw.replace(b'"layers":', b'"layers" :[],"layers" :'),
+        }[kind]
+        bad = entries[30] = Descriptor(MANIFEST, *cas.put_blob(changed))
+    with pytest.raises(InvalidError) as caught:
+        mark(cas, entries)
+    assert caught.value.digest == bad.digest
+    met = []
+    with pytest.raises(InvalidError) as caught:
+        for found in cas.walk(entries):
+            met.append(found[-1].digest)  # noqa: PERF401  what came before the error
+    assert caught.value.digest == bad.digest
+    assert met[-1] == bad.digest
+    assert set(met) >= {entry.digest for entry in entries[:30]}
+
+
+def test_documents_that_wait_are_few(cas, monkeypatch):
+    monkeypatch.setattr("fastcas.image.ahead._WAITING", 8)
+    ahead = Ahead(cas, 256)
+    entries = [put_manifest(cas, str(number)) for number in range(20)]
+    ahead.fetch([entry._fields for entry in entries])
+    waiting = [entry for entry in entries if (entry.digest, entry.media_type) in ahead]
+    assert waiting == entries[12:]
+    for entry in entries:
+        ahead.read(entry._fields)
+    assert ahead._bytes == 0
 
 
 def test_walk_10_000_levels(cas):

@@ -68,10 +68,7 @@ def _walk(context: Context, root: Path, count: int) -> Group:
     def ours() -> float:
         with fastcas.open(root, durability="none") as cas:
             started = time.perf_counter()
-            met = 0
-            for entry in cas.get_index().manifests:
-                for _ in cas.walk(entry):
-                    met += 1
+            met = sum(1 for _ in cas.walk(cas.get_index().manifests))
             elapsed = time.perf_counter() - started
         expect(met, 3 * count)
         return elapsed

@@ -21,17 +21,19 @@ from cpython.pythread cimport (
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t, uintptr_t
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset, strlen
 from posix.unistd cimport close as close_descriptor
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
 from fastcas.native.algorithm cimport fc_algorithm
 from fastcas.native.evp cimport fc_evp_fetch, fc_evp_load, fc_evp_reason, fc_evp_version
 from fastcas.native.files cimport FC_KICK_THREADS, fc_files, fc_files_kick, fc_files_sync
+from fastcas.native.fetch cimport fc_fetch, fc_fetch_read, fc_wanted
 from fastcas.native.lanes cimport fc_sha256_kernel, fc_sha256_supported
 from fastcas.native.many cimport (
     FC_EKIND, FC_FILE, FC_MEMORY, FC_NAME, fc_many, fc_many_close, fc_many_item, fc_many_open, fc_many_run,
 )
+from fastcas.native.names cimport fc_names_open, fc_names_stat, fc_names_unlink, fc_place
 from fastcas.native.pool cimport (
     FC_POOL_MAX, fc_pool, fc_pool_run, fc_pool_start, fc_pool_stop, fc_step,
 )
@@ -51,7 +53,7 @@ from fastcas.native.stream cimport (
     fc_sink_pull, fc_sink_push, fc_sink_slot,
 )
 from fastcas.native.sys cimport (
-    fc_is_hex, fc_link_fd, fc_next_name, fc_open_regular, fc_openat2, fc_read_names,
+    fc_count_pair, fc_is_hex, fc_link_fd, fc_next_name, fc_open_regular, fc_openat2, fc_read_names,
 )
 from fastcas.native.xxh cimport fc_xxh_load
 
@@ -64,6 +66,8 @@ cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *kind, object args, void *keywords)
     void PyObject_GC_UnTrack(PyObject *value)
+    str PyUnicode_DecodeFSDefault(const char *name)
+    bint PyUnicode_IS_ASCII(object text)
     object PyUnicode_New(Py_ssize_t size, unsigned int greatest)
     void *PyUnicode_DATA(object text)
     object PyMemoryView_FromMemory(char *memory, Py_ssize_t size, int flags)
@@ -88,6 +92,7 @@ cdef size_t GIL_FROM = 2048  # below this many bytes, letting go of the GIL cost
 cdef size_t UPDATE_STEP = 32 << 20
 cdef size_t NAMES_BUFFER = 64 << 10
 cdef size_t PUBLISH_STEP = 64
+cdef size_t LEAST_ENTRY = 24  # bytes of a directory entry with a name of one to five bytes
 
 
 class KindError(Exception):
@@ -393,6 +398,21 @@ def split_digest(str text not None):
         if not is_encoded(c[i]):
             return -1
     return colon
+
+
+def are_digests(list texts not None, str prefix not None, Py_ssize_t hex_digits):
+    """Whether each is `prefix` and so many lower-case hexadecimal digits."""
+    cdef Py_ssize_t size, length
+    cdef const char *start = PyUnicode_AsUTF8AndSize(prefix, &length)
+    cdef const char *c
+    for text in texts:
+        # Of text that is ASCII this gives its own memory.
+        if not PyUnicode_IS_ASCII(text):
+            return False
+        c = PyUnicode_AsUTF8AndSize(text, &size)
+        if size != length + hex_digits or memcmp(c, start, length) or not fc_is_hex(c + length, hex_digits):
+            return False
+    return True
 
 
 cdef inline bint is_encoded(unsigned char c) noexcept nogil:
@@ -1303,6 +1323,52 @@ cdef int run_pool(fc_step step, void *context, int threads) except -1:
             fc_pool_stop(&pool)
 
 
+def read_many(int directory, list wanted, str algorithm not None):
+    """The contents of small blobs, verified: `wanted` is a list of (encoded part of a
+    digest, size in bytes, at most SMALL), each the name of a file in the open `directory`. Returns a
+    list in their order, of bytes, or None where there is no regular file of that name, size and digest."""
+    cdef fc_fetch fetch
+    cdef fc_wanted *item
+    cdef str encoded
+    cdef bytes content
+    cdef Py_ssize_t size, number
+    cdef list contents = []
+    cdef Digester digester = take_digester(algorithm)
+    cdef int more = 1
+    if digester.algorithm is NULL:
+        return [None] * len(wanted)  # a Python object: each is left to the general way
+    fetch.hasher = digester.hasher()
+    fetch.algorithm = digester.algorithm
+    fetch.directory = directory
+    fetch.next = 0
+    fetch.count = len(wanted)
+    fetch.items = <fc_wanted *>PyMem_Calloc(fetch.count, sizeof(fc_wanted))
+    try:
+        if fetch.items is NULL:
+            raise MemoryError()
+        for number, (encoded, size) in enumerate(wanted):
+            if not 0 <= size <= FC_SMALL:
+                raise ValueError(f"{size} bytes are not 0 to {FC_SMALL}")
+            item = &fetch.items[number]
+            item.name = read_digits(encoded, 2 * digester.digest_size)
+            # Filled before anybody else sees it.
+            content = PyBytes_FromStringAndSize(NULL, size)
+            contents.append(content)
+            item.data = <unsigned char *>PyBytes_AS_STRING(content)
+            item.size = <size_t>size
+        while more:
+            with nogil:
+                more = fc_fetch_read(&fetch)
+            PyErr_CheckSignals()
+        for number in range(len(contents)):
+            if not fetch.items[number].done:
+                contents[number] = None
+        return contents
+    finally:
+        give_digester(digester)
+        PyMem_Free(fetch.items)
+
+
 def sync_files(fds not None, statuses=None):
     """fsync(2) of the open files `fds`, on up to FC_POOL_MAX threads, the disk being told of all of them
     first. Returns a list that has for each of them 0 or the errno. `statuses`, a writable buffer of as many C
@@ -1630,6 +1696,189 @@ def read_digests(int dirfd, bytes prefix not None, Py_ssize_t hex_digits, type k
         PyObject_GC_UnTrack(<PyObject *>digest)
         digests.append(digest)
     return digests
+
+
+def count_digests(int dirfd, Py_ssize_t hex_digits):
+    """How many names `read_digests` would give, of all that is left of the directory."""
+    cdef _Slab slab = take_slab()
+    cdef char *entries = <char *>slab.memory
+    cdef const char *name
+    cdef int size, offset, regular
+    cdef Py_ssize_t count = 0
+    try:
+        while True:
+            with nogil:
+                size = fc_read_names(dirfd, entries, NAMES_BUFFER)
+            if size < 0:
+                raise failure(size)
+            if size == 0:
+                return count
+            PyErr_CheckSignals()
+            offset = 0
+            while offset < size:
+                name = fc_next_name(entries, &offset, &regular)
+                if encoded_length(name, hex_digits) == 0:
+                    continue
+                if regular > 0 or (regular < 0 and is_regular(name, dirfd)):
+                    count += 1
+    finally:
+        give_slab(slab)
+
+
+def read_entries(int dirfd, str prefix not None, known):
+    """What comes next in a directory: a list of some hundred (name, mode, size in bytes, mtime, ctime in
+    nanoseconds) without a symbolic link followed, or None at the end. Regular files for which
+    `prefix` and name are in `known` are left out, unless the directory doesn't say what they are."""
+    cdef _Slab slab = take_slab()
+    cdef char *entries = <char *>slab.memory
+    cdef const char *name
+    cdef int size, offset = 0, regular
+    cdef size_t count = 0, i
+    cdef list names = []
+    cdef list found = []
+    cdef str text
+    cdef fc_place *places = <fc_place *>calloc(NAMES_BUFFER // LEAST_ENTRY, sizeof(fc_place))
+    try:
+        if places is NULL:
+            raise MemoryError()
+        with nogil:
+            size = fc_read_names(dirfd, entries, NAMES_BUFFER)
+        if size < 0:
+            raise failure(size)
+        if size == 0:
+            return None
+        while offset < size:
+            name = fc_next_name(entries, &offset, &regular)
+            if name[0] == b"." and (name[1] == 0 or (name[1] == b"." and name[2] == 0)):
+                continue
+            if regular > 0 and prefix_and(name, prefix) in known:
+                continue
+            names.append(PyUnicode_DecodeFSDefault(name))
+            places[count].name = name
+            count += 1
+        with nogil:
+            fc_names_stat(dirfd, places, count)
+        for i in range(count):
+            if places[i].status == 0:
+                found.append((names[i], *place_facts(&places[i])))
+            elif places[i].status != -errno.ENOENT:
+                raise failure(places[i].status)
+        return found
+    finally:
+        free(places)
+        give_slab(slab)
+
+
+cdef str prefix_and(const char *name, str prefix):
+    """`prefix`, which is ASCII, and `name`."""
+    cdef size_t length = strlen(name), before = <size_t>len(prefix)
+    cdef char *text
+    if encoded_length(name, 0) == 0:
+        return prefix + PyUnicode_DecodeFSDefault(name)
+    whole = PyUnicode_New(before + length, 127)
+    text = <char *>PyUnicode_DATA(whole)
+    memcpy(text, PyUnicode_DATA(prefix), before)
+    memcpy(text + before, name, length)
+    return <str>whole
+
+
+cdef tuple place_facts(const fc_place *place):
+    return place.mode, place.size, place.modified, place.changed
+
+
+cdef class Held:
+    """The files that a directory has under `names`, open (O_PATH) until ``close``: so long each exists,
+    whatever becomes of its name. `facts` has for each (mode, size in bytes, mtime, ctime in nanoseconds),
+    or None where there is none. They are fewer than `names` where time.monotonic() has passed `until`,
+    one at least. OSErrors have the number of the name as ``.item``."""
+
+    cdef fc_place *places
+    cdef size_t count
+    cdef list names
+    cdef readonly list facts
+
+    def __cinit__(self, int dirfd, list names not None, double until):
+        cdef uint64_t deadline = <uint64_t>(until * 1e9)
+        cdef size_t i, done, count = <size_t>len(names)
+        self.names = names[:]
+        self.places = <fc_place *>calloc(count + 1, sizeof(fc_place))
+        if self.places is NULL:
+            raise MemoryError()
+        for i in range(count):
+            self.places[i].name = PyBytes_AS_STRING(<bytes?>self.names[i])
+            self.places[i].fd = -1
+        self.count = count
+        with nogil:
+            done = fc_names_open(dirfd, self.places, count, deadline)
+        self.facts = []
+        for i in range(done):
+            if self.places[i].status == 0:
+                self.facts.append(place_facts(&self.places[i]))
+            elif self.places[i].status == -errno.ENOENT:
+                self.facts.append(None)
+            else:
+                raise self.failed(i)
+
+    cdef object failed(self, size_t number):
+        error = failure(self.places[number].status)
+        error.item = number
+        return error
+
+    def unlink(self, int dirfd, list numbers not None, double until):
+        """Removes the names of some of them, given by their numbers in `names`, from the directory `dirfd`:
+        one at least, and none after `until`. Returns the numbers of those that it removed, and how many
+        of `numbers` it came to."""
+        cdef uint64_t deadline = <uint64_t>(until * 1e9)
+        cdef size_t i, done, count = <size_t>len(numbers)
+        cdef size_t *chosen = <size_t *>calloc(count + 1, sizeof(size_t))
+        cdef list removed = []
+        if chosen is NULL:
+            raise MemoryError()
+        try:
+            for i in range(count):
+                chosen[i] = numbers[i]
+                if chosen[i] >= <size_t>len(self.facts):
+                    raise IndexError("no such file")
+            with nogil:
+                done = fc_names_unlink(dirfd, self.places, chosen, count, deadline)
+            for i in range(done):
+                if self.places[chosen[i]].status == 0:
+                    removed.append(chosen[i])
+                elif self.places[chosen[i]].status != -errno.ENOENT:
+                    raise self.failed(chosen[i])
+            return removed, done
+        finally:
+            free(chosen)
+
+    def close(self):
+        """May be called again."""
+        cdef fc_place *places = self.places
+        cdef size_t i, count = self.count
+        self.count = 0
+        with nogil:
+            for i in range(count):
+                if places[i].fd >= 0:
+                    close_descriptor(places[i].fd)
+
+    def __dealloc__(self):
+        cdef size_t i
+        for i in range(self.count):
+            if self.places[i].fd >= 0:
+                close_descriptor(self.places[i].fd)
+        free(self.places)
+
+
+def count_pair(bytes data not None, bytes pair not None):
+    """How often the first of two bytes is followed by the second, as ``data.count(pair)`` says of
+    two that differ, in a tenth of the time."""
+    if len(pair) != 2 or pair[0] == pair[1]:
+        raise ValueError("two different bytes are needed")
+    cdef const char *text = PyBytes_AS_STRING(data)
+    cdef size_t size = <size_t>len(data), count
+    cdef char first = pair[0], second = pair[1]
+    with nogil:
+        count = fc_count_pair(text, size, first, second)
+    return count
 
 
 cdef bint is_regular(bytes name, int dirfd) except -1:

@@ -157,21 +157,13 @@ class Contract(ABC):
     def close(self) -> None:
         """Ends the use of this engine, after ``sync``. Readers go on. A second close does nothing."""
 
-    # What gc and scrub need of an engine beyond the contract; one that lacks it has neither.
+    # What only makes some things quicker: an engine that can't do it says None.
 
-    def read_clock(self) -> int:
-        """The time of the store's own clock in nanoseconds: what was put, deduped or changed before
-        this call has an earlier ``StoredBlob.changed``, what is after it none earlier.
-
-        UnsupportedError, like the three after it, where the engine can't say.
-        """
-        raise _lacks(self, "read_clock")
-
-    def scan_blobs(self, *, known: Container[str] = ()) -> Iterator[StoredBlob]:
-        """Everything that lies where blobs are kept, as a lazy iterator of StoredBlob, in no order:
-        blobs, and what is no blob by its name or kind. Opens none of it. Blobs whose digests are in
-        ``known`` are left out, without a look at their sizes and times."""
-        raise _lacks(self, "scan_blobs")
+    def read_many(self, wanted: Sequence[tuple[str, int]]) -> Sequence[bytes | None]:
+        """The contents of ``wanted``, pairs of digest and size in bytes, in their order: each of that
+        size, and verified. None for what is better read alone, be it large, or not there, or wrong:
+        ``read_blob`` says which. ``walk`` and ``gc`` ask for some hundred documents at a time."""
+        return [None] * len(wanted)
 
     def check_blobs(
         self,
@@ -188,6 +180,22 @@ class Contract(ABC):
 
         ``digests`` are all that are stored: what the engine has recorded of others it may drop."""
         return None
+
+    # What gc and scrub need of an engine beyond the contract; one that lacks it has neither.
+
+    def read_clock(self) -> int:
+        """The time of the store's own clock in nanoseconds: what was put, deduped or changed before
+        this call has an earlier ``StoredBlob.changed``, what is after it none earlier.
+
+        UnsupportedError, like those after it, where the engine can't say.
+        """
+        raise _lacks(self, "read_clock")
+
+    def scan_blobs(self, *, known: Container[str] = ()) -> Iterator[StoredBlob]:
+        """Everything that lies where blobs are kept, as a lazy iterator of StoredBlob, in no order:
+        blobs, and what is no blob by its name or kind. Opens none of it. Blobs whose digests are in
+        ``known`` are left out, without a look at their sizes and times."""
+        raise _lacks(self, "scan_blobs")
 
     def sweep_blobs(
         self,

@@ -219,15 +219,17 @@ class Engine(Contract):
 
     def walk(
         self,
-        descriptor: Descriptor,
+        descriptor: Descriptor | Iterable[Descriptor],
         visit: Callable[[tuple[Descriptor, ...]], object] | None = None,
     ) -> Iterator[tuple[Descriptor, ...]]:
-        """The paths of descriptors from ``descriptor`` down, itself first, pre-order, lazily.
+        """The paths of descriptors from ``descriptor`` down, itself first, pre-order, lazily. Of
+        several descriptors, such as the entries of the index, those of each in turn.
 
         Below an index are its manifests and subject, below a manifest its config, layers and
         subject; other content isn't opened. Each (digest, media type) is visited once. Where
         ``visit(path)`` returns False nothing below is visited. Documents that aren't stored, other
-        than ``descriptor`` itself (NotExistError), have nothing below.
+        than those given (NotExistError), have nothing below. Without ``visit`` some documents, at most
+        256 or 1 MiB, are read before it is their turn.
 
         Raises InvalidError for documents that can't be trusted, for paths of more than 16384 and
         for more than 10 million descriptors.

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import msgspec
 
+from fastcas import _core
 from fastcas.digest import shorten
 from fastcas.errors import InvalidError
 
@@ -93,6 +94,17 @@ def decode(decoder: Decoder[_T_co], raw: bytes | msgspec.Raw, *, what: str) -> _
         raise InvalidError(f"{what}: not UTF-8") from None
 
 
+def decode_all(decoder: Decoder[_T_co], raws: list[bytes]) -> list[_T_co] | None:
+    """``decoder.decode`` of each of ``raws``; None where ``decode`` must say what is wrong with one."""
+    if sys.getrecursionlimit() > 10_000:
+        return None
+    read = decoder.decode
+    try:
+        return [read(raw) for raw in raws]
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+
+
 _MEMBERS: Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -123,7 +135,7 @@ def has_distinct_keys(raw: bytes, keys: int) -> bool:
     stands before a colon there are at least as many ``":`` as keys.  This costs a tenth of the
     exact check, which matters for an index of 10 000 entries.
     """
-    if raw.count(b'":') != keys:
+    if _core.count_pair(raw, b'":') != keys:
         return False
     # A search for one byte is a memchr (of find, not of in), a search for two is ten times slower: ask
     # for spaces first, beside the last newline.

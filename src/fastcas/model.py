@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
-from fastcas import wire
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from fastcas import jsonstyle, wire
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError
 from fastcas.value import (
@@ -45,6 +48,7 @@ __all__ = [
     "MEDIA_TYPE_LAYER_GZIP",
     "MEDIA_TYPE_LAYER_ZSTD",
     "MEDIA_TYPE_MANIFEST",
+    "adopt_descriptors",
 ]
 
 MEDIA_TYPE_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -269,3 +273,28 @@ class Manifest(_Document, schema=wire.Manifest):
             subject=subject,
             annotations=annotations,
         )
+
+
+class _Sources(msgspec.Struct, gc=False):
+    """Where the descriptors stand in a document, an Index or a Manifest."""
+
+    config: msgspec.Raw | UnsetType = UNSET
+    layers: list[msgspec.Raw] | UnsetType | None = UNSET
+    manifests: list[msgspec.Raw] | UnsetType | None = UNSET
+    subject: msgspec.Raw | UnsetType = UNSET
+
+
+_SOURCES = msgspec.json.Decoder(_Sources)
+
+
+def adopt_descriptors(found: list[wire.Descriptor], raw: bytes) -> list[Descriptor]:
+    """The values of ``found``: all structs of descriptors in the document ``raw``, which was checked,
+    in the order of manifests, or config and layers, then subject."""
+    sources = jsonstyle.decode(_SOURCES, raw, what="document")
+    raws = list(sources.manifests or ())
+    if sources.config is not UNSET:
+        raws.append(sources.config)
+    raws += sources.layers or ()
+    if len(raws) < len(found) and sources.subject is not UNSET:
+        raws.append(sources.subject)
+    return Descriptor._adopt_all(found, raws)

@@ -156,15 +156,7 @@ class Many(Nested):
 
     def _make_all(self, found: list[Any], value: Value) -> tuple[Any, ...]:
         raws = jsonstyle.decode(_LIST, value._read_members()[self.key], what=self.name)
-        items = []
-        # As _make, without a call for each of thousands.
-        for fields, raw in zip(found, raws, strict=True):
-            item = _new(self.kind)
-            _set_fields(item, fields)
-            _set_source(item, raw)
-            _set_changed(item, _NOTHING)
-            items.append(item)
-        return tuple(items)
+        return tuple(self.kind._adopt_all(found, raws))
 
     def check(self, given: Any) -> tuple[Any, ...]:
         items = tuple(_check_iterable(given, self.name))
@@ -253,6 +245,21 @@ class Value(jsonstyle.Encodable):
     ) -> _ValueT:
         raw, fields = wire.read(cls._schema, raw, limit=limit, what=what, media_type=media_type)
         return _make(cls, fields, raw, _NOTHING)
+
+    @classmethod
+    def _adopt_all(
+        cls: type[_ValueT], all_fields: Iterable[Any], raws: Iterable[bytes | msgspec.Raw]
+    ) -> list[_ValueT]:
+        """The values of structs that were decoded, and checked, from ``raws``."""
+        values = []
+        # As _make, without a call for each of thousands.
+        for fields, raw in zip(all_fields, raws, strict=True):
+            value = _new(cls)
+            _set_fields(value, fields)
+            _set_source(value, raw)
+            _set_changed(value, _NOTHING)
+            values.append(value)
+        return values
 
     def _fill(self, **given: Any) -> None:
         """Makes a new value of what the caller of ``__init__`` gave."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from fastcas import jsonstyle
+from fastcas import _core, jsonstyle
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError
 
@@ -29,6 +29,7 @@ __all__ = [
     "Schema",
     "check_size",
     "read",
+    "read_plain",
 ]
 
 _SIZE_LIMIT = (1 << 63) - 1
@@ -53,6 +54,34 @@ def read(
         if schema.foreign:
             _check_spelling(schema, raw, what)
     return raw, fields
+
+
+def read_plain(
+    schema: type[Index] | type[Manifest], raws: list[bytes], *, media_type: str
+) -> list[Index] | list[Manifest] | None:
+    """What ``read`` makes of each of ``raws``, some hundred documents that are short enough, if nothing
+    about any of them is unusual; else None: ``read`` says which is wrong, and how.
+
+    Looks at a field of all of them at a time: a third of the cost.
+    """
+    text = b"\n".join(raws)
+    # So it is UTF-8, and has no byte order mark.
+    found = jsonstyle.decode_all(_DECODERS[schema], raws) if text.isascii() else None
+    if found is None:
+        return None
+    descriptors = schema.collect(found)
+    if descriptors and not _are_plain(descriptors):
+        return None
+    for fields in found:
+        if fields.media_type != media_type and fields.media_type is not UNSET:
+            return None
+    # A float is equal, and isn't right.
+    if {repr(fields.schema_version) for fields in found} != {"2"}:
+        return None
+    # Of no document are fewer keys found in the text than were decoded: the sums are equal if all are.
+    # Foreign fields aren't counted as decoded.
+    count = _count_document_keys(found) + _count_descriptor_keys(descriptors)
+    return found if jsonstyle.has_distinct_keys(text, count) else None
 
 
 def _check_spelling(schema: type[Schema], raw: bytes, what: str) -> None:
@@ -122,6 +151,7 @@ class Index(Schema, kw_only=True):
     subject: Descriptor | UnsetType | None = UNSET
     annotations: dict[str, str] | UnsetType | None = UNSET
 
+    required_keys = 2
     foreign = ("config", "layers", "fs_layers")
     config: Any = UNSET
     layers: Any = UNSET
@@ -132,7 +162,13 @@ class Index(Schema, kw_only=True):
         _check_descriptors(self.manifests or [], what, "manifests")
 
     def count_keys(self) -> int:
-        return _count_document_keys(self) + 1 + _count_descriptor_keys(self.manifests or [])
+        return _count_document_keys([self]) + _count_descriptor_keys(self.collect([self]))
+
+    @staticmethod
+    def collect(all_fields: list[Index]) -> list[Descriptor]:
+        """The descriptors in all of them, in no order."""
+        found = [entry for fields in all_fields for entry in fields.manifests or ()]
+        return found + _collect_subjects(all_fields)
 
 
 class Manifest(Schema, kw_only=True):
@@ -144,6 +180,7 @@ class Manifest(Schema, kw_only=True):
     subject: Descriptor | UnsetType | None = UNSET
     annotations: dict[str, str] | UnsetType | None = UNSET
 
+    required_keys = 3
     foreign = ("manifests", "fs_layers")
     manifests: Any = UNSET
     fs_layers: Any = UNSET
@@ -155,8 +192,14 @@ class Manifest(Schema, kw_only=True):
         _check_descriptors(self.layers or [], what, "layers")
 
     def count_keys(self) -> int:
-        descriptors = [self.config, *(self.layers or ())]
-        return _count_document_keys(self) + 2 + _count_descriptor_keys(descriptors)
+        return _count_document_keys([self]) + _count_descriptor_keys(self.collect([self]))
+
+    @staticmethod
+    def collect(all_fields: list[Manifest]) -> list[Descriptor]:
+        """The descriptors in all of them, in no order."""
+        found = [fields.config for fields in all_fields]
+        found += [layer for fields in all_fields for layer in fields.layers or ()]
+        return found + _collect_subjects(all_fields)
 
 
 class RootFS(Schema):
@@ -254,27 +297,26 @@ def _are_plain(all_fields: list[Descriptor]) -> bool:
     sizes = [fields.size for fields in all_fields]
     if set(map(type, sizes)) != {int} or min(sizes) < 0 or max(sizes) > _SIZE_LIMIT:
         return False
-    digests = [fields.digest for fields in all_fields]
-    if set(map(len, digests)) != {71} or {digest[:7] for digest in digests} != {"sha256:"}:
-        return False
-    text = "".join(digests)
-    # Of every digest, all that is left of prefix and hexadecimal digits is the prefix's "sh:".
-    left = text.encode().translate(None, b"0123456789abcdef") if text.isascii() else b""
-    return left == b"sh:" * len(digests)
+    return _core.are_digests([fields.digest for fields in all_fields], "sha256:", 64)
 
 
-def _count_document_keys(fields: Index | Manifest) -> int:
-    count = 1
-    if fields.media_type is not UNSET:
-        count += 1
-    if fields.artifact_type is not UNSET:
-        count += 1
-    if fields.subject is not UNSET:
-        count += 1
-        if isinstance(fields.subject, Descriptor):
-            count += _count_descriptor_keys([fields.subject])
-    if fields.annotations is not UNSET:
-        count += 1 + len(fields.annotations or ())
+def _collect_subjects(all_fields: list[Any]) -> list[Descriptor]:
+    return [found for fields in all_fields if isinstance(found := fields.subject, Descriptor)]
+
+
+def _count_document_keys(all_fields: list[Any]) -> int:
+    """Those of many documents of one type, but for what their descriptors have."""
+    count = 0
+    for fields in all_fields:
+        count += fields.required_keys
+        if fields.media_type is not UNSET:
+            count += 1
+        if fields.artifact_type is not UNSET:
+            count += 1
+        if fields.subject is not UNSET:
+            count += 1
+        if fields.annotations is not UNSET:
+            count += 1 + len(fields.annotations or ())
     return count
 
 

@@ -205,6 +205,23 @@ class DirEngine(Engine):
         finally:
             os.close(fd)
 
+    def read_many(self, wanted: Sequence[tuple[str, int]]) -> list[bytes | None]:
+        contents: list[bytes | None] = [None] * len(wanted)
+        for algorithm in COMPUTABLE:
+            prefix = f"{algorithm}:"
+            places = [
+                place
+                for place, (digest, size) in enumerate(wanted)
+                if digest.startswith(prefix) and size <= _core.SMALL
+            ]
+            if places:
+                found = self._root.read_many(
+                    algorithm, [(wanted[at][0][len(prefix) :], wanted[at][1]) for at in places]
+                )
+                for place, content in zip(places, found, strict=True):
+                    contents[place] = content
+        return contents
+
     def _open_blob(self, digest: Digest) -> tuple[int, int]:
         """The general way, with errors that say what is wrong."""
         algorithm = digest.algorithm
@@ -258,7 +275,13 @@ class DirEngine(Engine):
         return chain.from_iterable(self._batches(self._algorithms()))
 
     def __len__(self) -> int:
-        return sum(map(len, self._batches(self._algorithms())))
+        count = 0
+        for algorithm in self._algorithms():
+            directory = self._open_algorithm(algorithm)
+            if directory is not None:
+                with directory as fd:
+                    count += _core.count_digests(fd, REGISTERED.get(algorithm, 0))
+        return count
 
     def _algorithms(self) -> list[str]:
         self._pending.settle()
@@ -270,17 +293,20 @@ class DirEngine(Engine):
 
     def _batches(self, algorithms: list[str]) -> Iterator[list[Digest]]:
         for algorithm in algorithms:
-            try:
-                directory = self._root.open(f"{BLOBS}/{algorithm}", DIRECTORY)
-            except (InvalidError, FileNotFoundError, NotADirectoryError):
-                continue  # a stray, or gone by now
-            try:
+            directory = self._open_algorithm(algorithm)
+            if directory is None:
+                continue
+            with directory as fd:
                 prefix = f"{algorithm}:".encode()
                 digits = REGISTERED.get(algorithm, 0)
-                while (batch := _core.read_digests(directory, prefix, digits, Digest)) is not None:
+                while (batch := _core.read_digests(fd, prefix, digits, Digest)) is not None:
                     yield batch
-            finally:
-                os.close(directory)
+
+    def _open_algorithm(self, algorithm: str) -> _core.File | None:
+        try:
+            return self._root.open_file(f"{BLOBS}/{algorithm}", DIRECTORY)
+        except (InvalidError, FileNotFoundError, NotADirectoryError):
+            return None  # a stray, or gone by now
 
     def get_index(self) -> Index:
         return self._index.read()

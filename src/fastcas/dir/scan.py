@@ -42,32 +42,31 @@ def read_file_clock() -> int:
     return called  # the clock was set back meanwhile: what was written then counts as young
 
 
-def times_of(facts: os.stat_result) -> tuple[int, int]:
-    """When a file was put last, and when anything about it, its name included, changed last.
+def times_of(modified: int, changed: int) -> tuple[int, int]:
+    """When a file was put last, and when anything about it, its name included, changed last; of its
+    two times, all in nanoseconds.
 
     The first is what a put sets, and anybody may set to whatever time; the second is the kernel's:
     a put whose bytes were written long before they got their name shows there alone.
     """
-    changed = max(facts.st_mtime_ns, facts.st_ctime_ns)
-    if changed % _SECOND == 0:  # a filesystem that keeps only seconds
-        changed += _SECOND - 1
-    return facts.st_mtime_ns, changed
+    latest = max(modified, changed)
+    if latest % _SECOND == 0:  # a filesystem that keeps only seconds
+        latest += _SECOND - 1
+    return modified, latest
 
 
 def scan_blobs(root: Root, known: Container[str]) -> Iterator[StoredBlob]:
     """Everything under ``blobs/``, in no order, lazily; see ``Engine.scan_blobs``."""
     directory = root.open(BLOBS, DIRECTORY)
     try:
-        for entry in _entries(directory, "", ()):
-            facts = _look(entry)
-            if facts is None:
-                continue
-            is_algorithm = _core.split_digest(f"{entry.name}:0") > 0
-            if is_algorithm and stat.S_ISDIR(facts.st_mode):
-                yield from _scan_algorithm(root, entry.name, known)
+        parent = root.join(BLOBS)
+        for name, mode, size, *times in _entries(directory, "", ()):
+            is_algorithm = _core.split_digest(f"{name}:0") > 0
+            if is_algorithm and stat.S_ISDIR(mode):
+                yield from _scan_algorithm(root, name, known)
             else:
                 kind = "non-regular" if is_algorithm else "bad-name"
-                yield _place(root.join(f"{BLOBS}/{entry.name}"), None, facts, kind)
+                yield StoredBlob(f"{parent}/{name}", None, size, *times_of(*times), kind)
     finally:
         os.close(directory)
 
@@ -79,35 +78,25 @@ def _scan_algorithm(root: Root, algorithm: str, known: Container[str]) -> Iterat
         return  # gone by now
     try:
         parent = root.join(f"{BLOBS}/{algorithm}")
-        for entry in _entries(directory, f"{algorithm}:", known):
-            facts = _look(entry)
-            if facts is None:
-                continue
-            path = f"{parent}/{entry.name}"
+        prefix = f"{algorithm}:"
+        for name, mode, size, modified, changed in _entries(directory, prefix, known):
+            times = times_of(modified, changed)
             try:
-                digest = Digest(f"{algorithm}:{entry.name}")
+                digest = Digest(prefix + name)
             except InvalidError:
-                yield _place(path, None, facts, "bad-name")
+                yield StoredBlob(f"{parent}/{name}", None, size, *times, "bad-name")
                 continue
-            yield _place(path, digest, facts, "blob" if stat.S_ISREG(facts.st_mode) else "non-regular")
+            is_file = stat.S_ISREG(mode)
+            if is_file and digest in known:  # of a directory that doesn't say what is a file
+                continue
+            kind = "blob" if is_file else "non-regular"
+            yield StoredBlob(f"{parent}/{name}", digest, size, *times, kind)
     finally:
         os.close(directory)
 
 
-def _entries(directory: int, prefix: str, known: Container[str]) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            # The directory itself says what is a file; only some filesystems make that a look at it.
-            if prefix + entry.name not in known or not entry.is_file(follow_symlinks=False):
-                yield entry
-
-
-def _look(entry: os.DirEntry[str]) -> os.stat_result | None:
-    try:
-        return entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
-def _place(path: str, digest: Digest | None, facts: os.stat_result, kind: str) -> StoredBlob:
-    return StoredBlob(path, digest, facts.st_size, *times_of(facts), kind)
+def _entries(
+    directory: int, prefix: str, known: Container[str]
+) -> Iterator[tuple[str, int, int, int, int]]:
+    while (batch := _core.read_entries(directory, prefix, known)) is not None:
+        yield from batch

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import stat
 import time
+from itertools import takewhile
 
+from fastcas import _core
 from fastcas.dir.root import BLOBS, DIRECTORY, INDEX_FILE
 from fastcas.dir.scan import times_of
 from fastcas.errors import InvalidError
@@ -32,7 +34,6 @@ _HOLD = 0.005  # seconds
 # of the look says nothing.
 _AT_REST = 100_000_000  # nanoseconds
 
-_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
 
 
@@ -54,17 +55,17 @@ def sweep_blobs(
     witness = _Witness(root, raw_index, durable)
     try:
         while position < len(digests):
-            held: list[int] = []
+            held: list[_core.Held] = []
             count = len(removed)
             try:
                 with lock.exclusive():
                     if not witness.holds():
                         break
-                    batch = digests[position : position + _BATCH]
+                    batch = _take_batch(digests, position)
                     position += _unlink(root, batch, start, grace, removed, held)
             finally:
-                for fd in held:
-                    os.close(fd)
+                for files in held:
+                    files.close()
             freed += sum(blob.size for blob in removed[count:])
             if progress is not None:
                 progress(freed, None)
@@ -73,52 +74,55 @@ def sweep_blobs(
     return Swept(removed, list(digests[position:]))
 
 
+def _take_batch(digests: Sequence[Digest], position: int) -> list[Digest]:
+    """What comes next, all of one algorithm."""
+    algorithm = digests[position].algorithm
+    batch = digests[position : position + _BATCH]
+    return list(takewhile(lambda digest: digest.algorithm == algorithm, batch))
+
+
 def _unlink(
     root: Root,
-    digests: Sequence[Digest],
+    digests: list[Digest],
     start: int,
     grace: int,
     removed: list[BlobInfo],
-    held: list[int],
+    held: list[_core.Held],
 ) -> int:
-    """Unlinks what is unused still, and leaves it open in ``held``. Returns how many it looked at."""
+    """Unlinks what is unused still, and leaves it open in ``held``. Returns how many it came to."""
     until = time.monotonic() + _HOLD
-    directories: dict[str, int] = {}
-    try:
-        for number, digest in enumerate(digests):
-            if number and time.monotonic() > until:
-                return number
-            algorithm, _, encoded = digest.partition(":")
-            if algorithm not in directories:
-                directories[algorithm] = _open_directory(root, algorithm)
-            directory = directories[algorithm]
-            if directory < 0:
-                continue
-            try:
-                held.append(os.open(encoded, _LOOK, dir_fd=directory))
-                facts = os.fstat(held[-1])
-                found = StoredBlob("", digest, facts.st_size, *times_of(facts), "blob")
-                if stat.S_ISREG(facts.st_mode) and found.is_unused(start, grace):
-                    # Nobody who locks can have put another file at this name since the look.
-                    os.unlink(encoded, dir_fd=directory)
-                    removed.append(BlobInfo(digest, facts.st_size))
-            except FileNotFoundError:
-                continue  # somebody else removed it
-            except OSError as error:
-                error.filename = root.join(f"{BLOBS}/{algorithm}/{encoded}")
-                raise
-    finally:
-        for directory in directories.values():
-            if directory >= 0:
-                os.close(directory)
-    return len(digests)
+    algorithm = digests[0].algorithm
+    directory = _open_directory(root, algorithm)
+    if directory is None:
+        return len(digests)
+    names = [digest.encoded.encode() for digest in digests]
+    with directory as fd:
+        try:
+            files = _core.Held(fd, names, until)
+            held.append(files)
+            sizes = {}
+            for number, facts in enumerate(files.facts):
+                if facts is None:
+                    continue  # somebody else removed it
+                mode, size, *times = facts
+                found = StoredBlob("", digests[number], size, *times_of(*times), "blob")
+                if stat.S_ISREG(mode) and found.is_unused(start, grace):
+                    sizes[number] = size
+            # Nobody who locks can have put another file at one of these names since the look.
+            chosen = list(sizes)
+            gone, done = files.unlink(fd, chosen, until)
+        except OSError as error:
+            error.filename = root.join(f"{BLOBS}/{algorithm}/{names[error.item].decode()}")  # type: ignore[attr-defined]
+            raise
+    removed += [BlobInfo(digests[number], sizes[number]) for number in gone]
+    return chosen[done] if done < len(chosen) else len(files.facts)
 
 
-def _open_directory(root: Root, algorithm: str) -> int:
+def _open_directory(root: Root, algorithm: str) -> _core.File | None:
     try:
-        return root.open(f"{BLOBS}/{algorithm}", DIRECTORY)
+        return root.open_file(f"{BLOBS}/{algorithm}", DIRECTORY)
     except (InvalidError, FileNotFoundError, NotADirectoryError):
-        return -1  # gone since it was listed
+        return None  # gone since it was listed
 
 
 class _Witness:

@@ -123,17 +123,17 @@ class Temp:
         """Gives the file a name, in the place of whatever has it."""
         self._mark_as_used()
         with self._lock.shared():
-            named = self._name is not None
-            if named:
-                self._set_mode()
-            else:
-                new = _new_name()
+            old = self._name
+            new = _new_name() if old is None else old
+            if old is None:
                 _core.link_fd(self.fd, self._rootfd, os.fsencode(new))
                 self._name = new
-            os.rename(self._name, name, src_dir_fd=self._rootfd, dst_dir_fd=dirfd)
+            else:
+                self._set_mode()
+            os.rename(new, name, src_dir_fd=self._rootfd, dst_dir_fd=dirfd)
             # It may have both names already, by a publish that was interrupted.
-            if named and os.fstat(self.fd).st_nlink > 1:
-                os.unlink(self._name, dir_fd=self._rootfd)
+            if old is not None and os.fstat(self.fd).st_nlink > 1:
+                os.unlink(old, dir_fd=self._rootfd)
             self._name = None
 
     def _mark_as_used(self) -> None:

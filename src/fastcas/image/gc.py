@@ -19,6 +19,7 @@ from fastcas.results import BlobInfo, GCReport
 if TYPE_CHECKING:
     from fastcas.contract import Progress
     from fastcas.engine import Engine
+    from fastcas.image.parse import Link
     from fastcas.image.walk import Marked
     from fastcas.model import Descriptor, Index
 
@@ -45,7 +46,7 @@ def collect(
     policies = _check_policies(keep)
     start = engine.read_clock()
     index = engine.get_index()
-    marked = mark(engine, children(index))
+    marked = mark(engine, _roots(index))
     planned, stored = _plan(engine, marked, policies, start, nanoseconds)
     if dry_run:
         deleted = list(planned.values())
@@ -62,6 +63,10 @@ def preview(engine: Engine, entries: Iterable[Descriptor], *, grace: float = 360
     planned, stored = _plan(engine, mark(engine, entries), [], start, nanoseconds)
     deleted = list(planned.values())
     return GCReport(deleted, _sum(deleted), stored - len(deleted), True)
+
+
+def _roots(index: Index) -> list[Link]:
+    return children(index._fields)  # without a value for each of many entries
 
 
 def _plan(
@@ -117,7 +122,7 @@ def _sweep(
         if not swept.left:
             break
         index = engine.get_index()
-        mark(engine, children(index), marked)
+        mark(engine, _roots(index), marked)
         left = [digest for digest in swept.left if digest not in marked]
     return deleted
 

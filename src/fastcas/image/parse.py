@@ -18,7 +18,7 @@ from fastcas.digest import shorten
 from fastcas.errors import ClobberError, InvalidError
 from fastcas.image.config import Config
 from fastcas.image.verified import check_descriptor, read_content
-from fastcas.model import DOCUMENT_LIMIT, Descriptor, Index, Manifest
+from fastcas.model import DOCUMENT_LIMIT, Descriptor, Index, Manifest, adopt_descriptors
 from fastcas.results import ParsedBlob
 
 if TYPE_CHECKING:
@@ -26,13 +26,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "children",
+    "decode_fields",
+    "decode_plain",
+    "document_types",
+    "has_fields",
     "is_document",
     "is_index",
     "is_manifest",
     "read_descriptor",
     "read_document",
     "OLDER_MANIFESTS",
+    "read_children",
     "read_fields",
+    "read_source",
     "register_parser",
 ]
 
@@ -160,6 +166,11 @@ def is_document(media_type: str) -> bool:
     return media_type in _SCHEMAS or media_type in _registered
 
 
+def document_types() -> set[str]:
+    """The types of which ``is_document`` is true now."""
+    return {*_SCHEMAS, *_registered}
+
+
 def read_document(engine: Engine, descriptor: Descriptor) -> Any:
     """The ``data`` of ``read_descriptor``."""
     return read_descriptor(engine, descriptor).data
@@ -168,19 +179,51 @@ def read_document(engine: Engine, descriptor: Descriptor) -> Any:
 def read_fields(engine: Engine, link: Link) -> Any:
     """What ``read_document`` finds, as the decoder's own struct where there is one: as strict, and
     at a fraction of the cost."""
+    return read_source(engine, link)[0]
+
+
+def read_source(engine: Engine, link: Link) -> tuple[Any, bytes | None]:
+    """The same, and the exact content that a struct was decoded from; with a value, None."""
     media_type = link.media_type
-    schema = _SCHEMAS.get(media_type)
-    if schema is None:
+    if media_type not in _SCHEMAS:
         if not isinstance(link, Descriptor):
             data = link.data if isinstance(link.data, bytes) else None
             link = Descriptor(media_type, link.digest, int(link.size), data=data)
-        return read_document(engine, link)
+        return read_document(engine, link), None
     raw = read_content(engine, link, limit=DOCUMENT_LIMIT)
+    return decode_fields(link, raw), raw
+
+
+def decode_fields(link: Link, raw: bytes) -> Any:
+    """The struct of ``raw``, the content of ``link``, whose type has one."""
+    schema, what = _SCHEMAS[link.media_type], link.digest
     try:
-        what = link.digest
-        return wire.read(schema, raw, limit=DOCUMENT_LIMIT, what=what, media_type=media_type)[1]
+        return wire.read(schema, raw, limit=DOCUMENT_LIMIT, what=what, media_type=link.media_type)[1]
     except InvalidError as error:
         raise _about(error, link.digest) from error.__cause__
+
+
+def decode_plain(media_type: str, raws: list[bytes]) -> list[Any] | None:
+    """What ``decode_fields`` makes of many documents of one type; None where any is unusual."""
+    schema = _SCHEMAS[media_type]
+    if issubclass(schema, wire.Descriptor):
+        return None
+    return wire.read_plain(schema, raws, media_type=media_type)
+
+
+def has_fields(media_type: str) -> bool:
+    """Whether content of this type is decoded to a struct."""
+    return media_type in _SCHEMAS
+
+
+def read_children(document: Any, raw: bytes | None) -> list[Descriptor]:
+    """``children`` of what ``read_source`` returned, as values."""
+    found = children(document)
+    if raw is None:
+        return found
+    if isinstance(document, wire.Descriptor):
+        return Descriptor._adopt_all(found, [raw])
+    return adopt_descriptors(found, raw)
 
 
 def children(document: Any) -> list[Any]:

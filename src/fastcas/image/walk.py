@@ -8,19 +8,23 @@ met under its own. Nothing here recurses.
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
+from fastcas import wire
 from fastcas.digest import Digest
 from fastcas.errors import InvalidError, NotExistError, UnknownAlgorithmError
+from fastcas.image.ahead import WAVE, WAVE_BYTES, Ahead
 from fastcas.image.parse import (
     OLDER_MANIFESTS,
     children,
+    document_types,
     is_document,
     is_index,
     is_manifest,
+    read_children,
     read_document,
     read_fields,
 )
@@ -56,6 +60,31 @@ class Marked:
         self._missing: dict[tuple[str, str], Link] = {}
         self._whole = True
 
+    def _add(self, links: list[Link]) -> None:
+        self.digests.update([link.digest for link in links])
+        if len(self.digests) > NODE_LIMIT:
+            raise _too_many(links[-1].digest)
+
+    def _has_done(self, key: tuple[str, str], link: Link) -> bool:
+        # What is missing may be embedded in another descriptor.
+        return key in self._opened or (key in self._missing and not isinstance(link.data, bytes))
+
+    def _open(self, key: tuple[str, str], link: Link, engine: Engine, ahead: Ahead) -> Any:
+        """What is in the document behind ``link``; None if it isn't stored."""
+        try:
+            document, _ = ahead.read(link)
+        except NotExistError:
+            self._missing[key] = link
+            return None
+        except UnknownAlgorithmError:
+            if link.digest in engine:
+                raise
+            self._missing[key] = link
+            return None
+        self._opened.add(key)
+        self._missing.pop(key, None)
+        return document
+
     def __contains__(self, digest: object) -> bool:
         return digest in self.digests
 
@@ -63,7 +92,7 @@ class Marked:
         return len(self.digests)
 
 
-def mark(engine: Engine, roots: Iterable[Descriptor], marked: Marked | None = None) -> Marked:
+def mark(engine: Engine, roots: Iterable[Link], marked: Marked | None = None) -> Marked:
     """Marks all that is reachable from ``roots``: their digests, and those of every descriptor in
     the documents behind them, subjects and embedded content included.
 
@@ -80,69 +109,122 @@ def mark(engine: Engine, roots: Iterable[Descriptor], marked: Marked | None = No
     marked._whole = False
     again = list(marked._missing.values())
     marked._missing.clear()
-    for _ in _open_all(engine, chain(again, map(check_descriptor, roots)), marked, whole=True):
-        pass
+    _mark_all(engine, _links_of(chain(again, roots)), marked)
     marked._whole = True
     return marked
 
 
+def _mark_all(engine: Engine, links: list[Link], marked: Marked) -> None:
+    """In no order, but in waves of documents that are read together."""
+    documents = document_types()
+    leading_on = documents | OLDER_MANIFESTS
+    ahead = Ahead(engine, WAVE)
+    stack: list[Link] = []
+    while True:
+        marked._add(links)
+        # Most have nothing behind them.
+        stack += [link for link in links if link.media_type in leading_on]
+        if not stack:
+            return
+        wave = _take_wave(stack, marked)
+        ahead.fetch(wave.values())
+        links = []
+        for key, link in wave.items():
+            if link.media_type in documents:
+                links += children(marked._open(key, link, engine, ahead))
+            elif link.digest in engine:
+                raise _not_followed(link)
+
+
+def _take_wave(stack: list[Link], marked: Marked) -> dict[tuple[str, str], Link]:
+    """What comes next and wasn't opened, off the stack."""
+    wave: dict[tuple[str, str], Link] = {}
+    again = []
+    room = WAVE_BYTES
+    while stack and room > 0 and len(wave) < WAVE:
+        link = stack.pop()
+        key = (link.digest, link.media_type)
+        if key in wave:
+            again.append(link)  # it may be the one of two that embeds what isn't stored
+        elif not marked._has_done(key, link):
+            wave[key] = link
+            room -= int(link.size)
+    stack += again
+    return wave
+
+
 def walk(
     engine: Engine,
-    descriptor: Descriptor,
+    descriptor: Descriptor | Iterable[Descriptor],
     visit: Callable[[tuple[Descriptor, ...]], object] | None = None,
 ) -> Iterator[tuple[Descriptor, ...]]:
-    """The paths of descriptors from ``descriptor`` down, itself first, pre-order, as an iterator.
+    """The paths of descriptors from ``descriptor`` down, itself first, pre-order, as an iterator. Of
+    several descriptors, those of each in turn.
 
     Each (digest, media type) is visited once, on the first path that leads to it. ``visit(path)`` is
     called right before a path is handed out; where it returns False, nothing below is visited. A
-    document is opened when the next path is asked for. One that isn't stored has its path and
-    nothing below, as a layout may lack platforms and subjects; only if it is ``descriptor`` itself,
-    NotExistError is raised.
+    document is opened when the next path is asked for; without ``visit``, siblings with it. One that
+    isn't stored has its path and nothing below, as a layout may lack platforms and subjects; only if
+    it is one of those given, NotExistError is raised.
 
     Raises InvalidError, CorruptError and so on, with its digest, for a document that can't be read;
     InvalidError for paths of more than DEPTH_LIMIT and for more than NODE_LIMIT descriptors.
     """
-    return _walk(engine, check_descriptor(descriptor), visit)
+    roots = [descriptor] if isinstance(descriptor, Descriptor) else list(descriptor)
+    return _walk(engine, [check_descriptor(root) for root in roots], visit)
 
 
 def _walk(
     engine: Engine,
-    root: Descriptor,
+    roots: list[Descriptor],
     visit: Callable[[tuple[Descriptor, ...]], object] | None,
 ) -> Iterator[tuple[Descriptor, ...]]:
-    seen = set()
-    # The way down to where the walk is, and at each level what comes next.
+    seen: set[tuple[str, str]] = set()
+    ahead = Ahead(engine)
+    # The way down to where the walk is, and at each level what comes next, the last first.
     path: list[Descriptor] = []
-    levels = [iter((root,))]
+    levels = [list(reversed(roots))]
     while levels:
-        node = next(levels[-1], None)
-        if node is None:
+        if not levels[-1]:
             levels.pop()
             if path:
                 path.pop()
             continue
+        node = levels[-1].pop()
         fields = node._fields
-        digest, media_type = fields.digest, fields.media_type
-        if (digest, media_type) in seen:
+        key = (fields.digest, fields.media_type)
+        if key in seen:
             continue
-        seen.add((digest, media_type))
+        seen.add(key)
         if len(seen) > NODE_LIMIT:
-            raise _too_many(digest)
+            raise _too_many(fields.digest)
         if len(path) == DEPTH_LIMIT:
-            message = f"{digest}: nested more than {DEPTH_LIMIT} descriptors deep"
-            raise InvalidError(message, digest=digest)
+            message = f"{fields.digest}: nested more than {DEPTH_LIMIT} descriptors deep"
+            raise InvalidError(message, digest=fields.digest)
         path.append(node)
         whole = tuple(path)
         wanted = visit is None or visit(whole) is not False
         yield whole
-        below: list[Descriptor] = []
-        if wanted and is_document(media_type):
-            try:
-                below = children(read_document(engine, node))
-            except NotExistError:
-                if len(path) == 1:
-                    raise
-        levels.append(iter(below))
+        if not wanted or not is_document(fields.media_type):
+            path.pop()
+            continue
+        if visit is None and key not in ahead:  # of whoever chooses isn't known what comes
+            ahead.fetch(chain((fields,), _unseen(levels[-1], seen)))
+        try:
+            below = read_children(*ahead.read(fields))
+        except NotExistError:
+            if len(path) == 1:
+                raise
+            below = []
+        below.reverse()
+        levels.append(below)
+
+
+def _unseen(nodes: list[Descriptor], seen: set[tuple[str, str]]) -> Iterator[Link]:
+    for node in islice(reversed(nodes), WAVE):
+        fields = node._fields
+        if (fields.digest, fields.media_type) not in seen:
+            yield fields
 
 
 def map_descriptors(document: Any, function: Callable[[Descriptor], Descriptor]) -> Any:
@@ -186,7 +268,7 @@ def referrers(engine: Engine, digest: str, *, artifact_type: str | None = None) 
     digest = Digest(digest)
     entries = engine.get_index().manifests
     found: dict[str, Descriptor] = {}
-    for link, document in _open_all(engine, entries, Marked()):
+    for link, document in _open_all(engine, entries):
         subject = document.subject if _has_subject(link) else None
         if subject is not None and subject is not UNSET and subject.digest == digest:
             found.setdefault(link.digest, _as_referrer(link, document))
@@ -237,57 +319,36 @@ def _as_referrer(link: Link, document: Any) -> Descriptor:
     return Descriptor(link.media_type, link.digest, size, annotations=notes, artifact_type=kind)
 
 
-def _open_all(
-    engine: Engine, roots: Iterable[Link], marked: Marked, *, whole: bool = False
-) -> Iterator[tuple[Link, Any]]:
+def _links_of(roots: Iterable[Link]) -> list[Link]:
+    # The struct behind the value, whose attributes cost a tenth.
+    return [root if type(root) is wire.Descriptor else check_descriptor(root)._fields for root in roots]
+
+
+def _open_all(engine: Engine, roots: Iterable[Descriptor]) -> Iterator[tuple[Link, Any]]:
     """Every document that is reachable, once for each type that it is met under, pre-order: what
-    leads to it, and what ``read_fields`` made of it. ``whole``: InvalidError for what can't be
-    followed."""
-    digests, opened, missing = marked.digests, marked._opened, marked._missing
-    for root in roots:
-        # The struct behind the value, whose attributes cost a tenth.
-        stack: list[Link] = [root._fields if isinstance(root, Descriptor) else root]
-        while stack:
-            link = stack.pop()
-            digest = link.digest
-            media_type = link.media_type
-            digests.add(digest)
-            if not is_document(media_type):
-                if whole and media_type in OLDER_MANIFESTS and digest in engine:
-                    raise _not_followed(digest, media_type)
-                continue
-            key = (digest, media_type)
-            if key in opened or (key in missing and not isinstance(link.data, bytes)):
-                continue  # what is missing may be embedded in another descriptor
-            try:
-                document = read_fields(engine, link)
-            except NotExistError:
-                missing[key] = link
-                continue
-            except UnknownAlgorithmError:
-                if digest in engine:
-                    raise
-                missing[key] = link
-                continue
-            opened.add(key)
-            missing.pop(key, None)
-            found = children(document)
-            digests.update([child.digest for child in found])
-            if len(digests) > NODE_LIMIT:
-                raise _too_many(digest)
-            yield link, document
-            # Most have nothing behind them.
-            found = [child for child in reversed(found) if _leads_on(child.media_type)]
-            stack += found
+    leads to it, and its struct or value."""
+    marked = Marked()
+    ahead = Ahead(engine)
+    stack = list(reversed(_links_of(roots)))
+    while stack:
+        link = stack.pop()
+        key = (link.digest, link.media_type)
+        if not is_document(link.media_type) or marked._has_done(key, link):
+            continue
+        if key not in ahead:
+            ahead.fetch(chain((link,), islice(reversed(stack), WAVE)))
+        document = marked._open(key, link, engine, ahead)
+        if document is None:
+            continue
+        if len(marked._opened) > NODE_LIMIT:
+            raise _too_many(link.digest)
+        yield link, document
+        stack += reversed(children(document))
 
 
-def _leads_on(media_type: str) -> bool:
-    return is_document(media_type) or media_type in OLDER_MANIFESTS
-
-
-def _not_followed(digest: str, media_type: str) -> InvalidError:
-    message = f"{digest}: a {media_type}, whose blobs can't be followed (see fastcas.register_parser)"
-    return InvalidError(message, digest=digest)
+def _not_followed(link: Link) -> InvalidError:
+    message = f"{link.digest}: a {link.media_type}, whose blobs can't be followed"
+    return InvalidError(f"{message} (see fastcas.register_parser)", digest=link.digest)
 
 
 def _too_many(digest: str) -> InvalidError:

@@ -108,3 +108,12 @@ const char *fc_next_name(const char *buffer, int *offset, int *regular)
     *regular = entry->type == DT_REG ? 1 : entry->type == DT_UNKNOWN ? -1 : 0;
     return entry->name;
 }
+
+size_t fc_count_pair(const char *data, size_t size, char first, char second)
+{
+    size_t count = 0;
+
+    for (size_t i = 1; i < size; i++) /* without a way out, so that the compiler can take many at once */
+        count += (data[i - 1] == first) & (data[i] == second);
+    return count;
+}

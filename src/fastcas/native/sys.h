@@ -20,5 +20,7 @@ int fc_is_hex(const char *name, size_t digits);
 void fc_write_hex(char *name, const unsigned char *digest, int size);
 /* The name at `*offset` of that buffer, and moves on. `*regular`: 1 a regular file, 0 something else, -1 not said. */
 const char *fc_next_name(const char *buffer, int *offset, int *regular);
+/* How often `first` is followed by `second`. */
+size_t fc_count_pair(const char *data, size_t size, char first, char second);
 
 #endif

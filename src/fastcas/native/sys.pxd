@@ -7,3 +7,4 @@ cdef extern from "sys.h" nogil:
     int fc_read_names(int dirfd, char *buffer, size_t size)
     int fc_is_hex(const char *name, size_t digits)
     const char *fc_next_name(const char *buffer, int *offset, int *regular)
+    size_t fc_count_pair(const char *data, size_t size, char first, char second)
