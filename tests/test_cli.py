@@ -441,7 +441,6 @@ class TestCopy:
         assert not (tmp_path / "out").exists()
 
     def test_wrong_use(self, image, tmp_path):
-        call("cp", image["layout"], tmp_path / "out", code=2)
         call("cp", f"{image['layout']}:", tmp_path / "out", code=2)
         call("cp", f"{image['layout']}:{image['layer']}", "-", code=2)
 
@@ -536,6 +535,8 @@ class TestErrors:
     @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
     def test_no_layout(self, tmp_path, command):
         for path, code in ((tmp_path / "none", 3), (tmp_path, 4)):
+            if command[0] == "cp" and command[-1] == "LAYOUT" and code == 3:
+                continue  # it makes one
             stderr = call(*[str(path) if a == "LAYOUT" else a for a in command], code=code).stderr
             assert str(path) in stderr
 

@@ -67,7 +67,7 @@ def test_metadata():
     assert about["Requires-Python"] == ">=3.10"
     assert about.get("License-Expression", "Apache-2.0") == "Apache-2.0"
     runtime = {re.match(r"[\w-]+", r)[0] for r in requires("fastcas") if "extra ==" not in r}
-    assert runtime == {"msgspec", "click", "rfc8785", "rich"}
+    assert runtime == {"msgspec", "click", "rfc8785", "rich", "xxhash"}
     assert {"test", "bench", "dev"} <= set(about.get_all("Provides-Extra"))
 
 

@@ -1736,7 +1736,6 @@ def read_entries(int dirfd, str prefix not None, known):
     cdef size_t count = 0, i
     cdef list names = []
     cdef list found = []
-    cdef str text
     cdef fc_place *places = <fc_place *>calloc(NAMES_BUFFER // LEAST_ENTRY, sizeof(fc_place))
     try:
         if places is NULL:

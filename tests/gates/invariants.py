@@ -19,7 +19,7 @@ import fastcas
 
 REF_NAME = "org.opencontainers.image.ref.name"
 TEMP = re.compile(r"\.fastcas-[0-9a-f]{16}\.tmp")
-LOCK = ".fastcas.lock"
+OURS = {".fastcas.lock", ".fastcas.xxh128"}
 KNOWN = {"sha256": 64, "sha512": 128}
 
 
@@ -162,7 +162,7 @@ def _check_place(path: str, content: Content | None, expected: Expected) -> Iter
     top, _, rest = path.partition("/")
     algorithm, _, encoded = rest.partition("/")
     if top != "blobs":
-        known = path in ("oci-layout", "index.json", LOCK) or TEMP.fullmatch(path)
+        known = path in {"oci-layout", "index.json", *OURS} or TEMP.fullmatch(path)
         if not known or content is None:
             yield f"nobody's: {path}"
     elif not rest or (not encoded and algorithm in KNOWN):
@@ -230,7 +230,7 @@ def recover(layout: Path, expected: Expected) -> Iterator[str]:
             cas.delete_blob(stored.digest)
     except (OSError, fastcas.FastCASError) as error:
         yield f"the store doesn't go on: {error!r}"
-    strays = set(os.listdir(layout)) - {"oci-layout", "index.json", "blobs", LOCK}
+    strays = set(os.listdir(layout)) - {"oci-layout", "index.json", "blobs", *OURS}
     if strays:
         yield f"strays after clean: {sorted(strays)}"
     if open_files() != before:
