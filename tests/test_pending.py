@@ -121,6 +121,16 @@ def test_synced_together_then_named_then_the_directory(layout, core, level):
         assert len(on_disk(layout)) == 5
 
 
+def test_an_index_update_that_changes_nothing(layout, core, level):
+    """Its blobs may be new all the same: a copy of an image whose entry is there already."""
+    with fastcas.create(layout, durability=level) as cas:
+        put_both(cas)
+        core.done.clear()
+        cas.update_index(lambda index: None)
+        assert core.done[:3] == [("sync", 2), ("name", 2), ("fsync", "sha256")]
+        assert on_disk(layout) == BOTH
+
+
 @pytest.mark.parametrize("write", ["put_index", "update_index", "update_reference", "close"])
 def test_before_any_index_write_and_by_close(layout, core, level, write):
     cas = fastcas.create(layout, durability=level)

@@ -136,7 +136,8 @@ class Contract(ABC):
         It may be called again where a program that doesn't lock changed the index meanwhile. It may
         use this engine from its own thread to put and get, not to change the index (InvalidError).
 
-        Returns the index as it is then; durable like after ``put_index``.
+        Returns the index as it is then; durable like after ``put_index``, and so is every blob that was
+        put before, whether or not anything was written.
         """
 
     @abstractmethod

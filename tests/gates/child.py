@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,15 @@ def wait_for_events(process: subprocess.Popen[bytes], count: int) -> bytes:
     assert process.stdout is not None
     output = b""
     while output.count(b"\n") < count and (piece := process.stdout.read(1 << 16)):
+        output += piece
+    return output
+
+
+def told_by_now(process: subprocess.Popen[bytes]) -> bytes:
+    """What more it has told until this moment."""
+    assert process.stdout is not None
+    output = b""
+    while select.select([process.stdout], [], [], 0)[0] and (piece := process.stdout.read(1 << 16)):
         output += piece
     return output
 

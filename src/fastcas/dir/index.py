@@ -85,6 +85,7 @@ class IndexFile:
                 try:
                     after = function(before)
                     if after is None:
+                        self._pending.sync()  # an update is a durability point, written or not
                         return before
                     raw, after = self._encode(after, before)
                     if self._write(raw, only_if=(fd, before)):
