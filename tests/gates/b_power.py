@@ -151,8 +151,8 @@ def prepare_image(gate: Run, kind: disks.Kind) -> tuple[Path, list[list[Any]]]:
     return image, list(child.events(output))
 
 
-# What is told after the failure was no promise: on XFS fsync says 0 of a directory that the shutdown has
-# let go, where a machine without power says nothing.
+# What is told after the failure was no promise: on XFS fsync says 0 of a directory that the shutdown
+# has let go, where a machine without power says nothing.
 DONE = {"created", "made", "stored", "synced", "tagged"}
 
 
