@@ -145,11 +145,13 @@ class Context:
         operation: str,
         run: Callable[[Program], System],
         durability: str | None = None,
+        *,
+        layouts_only: bool = False,
     ) -> None:
         """Adds the peers that have `operation`; of those only the ones that sync something, or
         nothing, as `durability` asks. Where a sync is free all of them do the same."""
         for peer in self.peers:
-            if operation not in peer.operations:
+            if operation not in peer.operations or (layouts_only and not peer.layout):
                 continue
             if durability and self.on_disk and (durability == "none") != (peer.syncs == "nothing"):
                 continue

@@ -104,9 +104,9 @@ def scrub(context: Context) -> Iterator[Group]:
     for state in states:
         systems: dict[str, System] = {}
         rows = []
-        for peer in context.peers:
-            if peer.layout and "get" in peer.operations:
-                systems[peer.name] = prepared(state, gets(peer))
+        context.add_peers(
+            systems, "get", lambda peer, state=state: prepared(state, gets(peer)), layouts_only=True
+        )
         for threads in THREADS:
             systems[f"full {threads}"] = prepared(state, ours(False, threads))
             systems[f"quick {threads}"] = prepared(state, ours(True, threads))
