@@ -374,10 +374,13 @@ def test_one_of_many_that_cannot_be_trusted(cas, layout, kind):
     bad, raw = entries[30], cas.read_blob(entries[30].digest)
     path = layout / "blobs" / "sha256" / bad.digest.encoded
     if kind == "flipped":
+        path.chmod(0o644)
         path.write_bytes(b"[" + raw[1:])
     elif kind == "truncated":
+        path.chmod(0o644)
         path.write_bytes(raw[:-1])
     elif kind == "longer":
+        path.chmod(0o644)
         path.write_bytes(raw + b" ")
     elif kind == "size":
         bad = entries[30] = bad.replace(size=bad.size + 1)
