@@ -70,8 +70,8 @@ FLOORS = {
     "list / os.listdir": 0.30,
     "copy out / shutil.copyfile": 0.60,
     # Of documents that are read one by one: 1 where nothing is read ahead.
-    "walk / walk one by one": 1.20,
-    "mark / mark one by one": 1.30,
+    "walk / walk one by one": 1.15,
+    "mark / mark one by one": 1.15,
     # On one thread. Without lanes it is libcrypto's, and reading comes on top.
     # One thread gives 1.4. Lanes add less than the noise: the next two hold those.
     "put_blobs files / hashlib loop": 1.50 if HAS_LANES else 1.30,
