@@ -28,6 +28,9 @@ _AT_REST = 0.2  # seconds
 _PATIENCE = 5.0
 _PAUSE = 0.002
 
+# A document of up to so many bytes is kept beside what it says, and not parsed again until it differs.
+_KEPT = 4 << 20
+
 # How often a change is tried again because somebody who takes no lock was quicker.
 _ATTEMPTS = 100
 
@@ -40,6 +43,7 @@ class IndexFile:
         self._lock = lock
         self._durability = durability
         self._pending = pending
+        self._known: Index | None = None  # what was read or written last
 
     def read(self) -> Index:
         """The index as it is. InvalidError where it is missing, ambiguous, oversized or no index."""
@@ -49,14 +53,12 @@ class IndexFile:
 
     def _open(self) -> tuple[int, Index]:
         """The same and the file that it was read from, open."""
-        from fastcas.model import Index
-
         give_up = time.monotonic() + _PATIENCE
         while True:
             fd, raw, facts = self._read_raw()
             try:
                 if raw is not None:
-                    index = Index.from_json(raw)
+                    index = self._parse(raw)
                     fd, kept = -1, fd
                     return kept, index
             except InvalidError as error:
@@ -70,6 +72,18 @@ class IndexFile:
                 message = f"{INDEX_FILE} keeps changing while it is read"
                 raise InvalidError(message, path=self._root.join(INDEX_FILE))
             time.sleep(_PAUSE)
+
+    def _parse(self, raw: bytes) -> Index:
+        from fastcas.model import Index
+
+        known = self._known
+        if known is None or known.to_json() != raw:
+            known = Index.from_json(raw)
+            self._keep(known, raw)
+        return known
+
+    def _keep(self, index: Index, raw: bytes) -> None:
+        self._known = index if len(raw) <= _KEPT else None
 
     def replace(self, index: Index) -> None:
         """Puts ``index`` in the place of the one that is there."""
@@ -89,6 +103,7 @@ class IndexFile:
                         return before
                     raw, after = self._encode(after, before)
                     if self._write(raw, only_if=(fd, before)):
+                        self._keep(after, raw)
                         return after
                 finally:
                     os.close(fd)
