@@ -28,7 +28,7 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_
 from fastcas.native.algorithm cimport fc_algorithm
 from fastcas.native.evp cimport fc_evp_fetch, fc_evp_load, fc_evp_reason, fc_evp_version
 from fastcas.native.files cimport FC_KICK_THREADS, fc_files, fc_files_kick, fc_files_sync
-from fastcas.native.fetch cimport fc_fetch, fc_fetch_read, fc_wanted
+from fastcas.native.fetch cimport FC_FETCH_CHUNK, FC_FETCH_THREADS, fc_fetch, fc_fetch_read, fc_wanted
 from fastcas.native.lanes cimport fc_sha256_kernel, fc_sha256_supported
 from fastcas.native.many cimport (
     FC_EKIND, FC_FILE, FC_MEMORY, FC_NAME, fc_many, fc_many_close, fc_many_item, fc_many_open, fc_many_run,
@@ -56,6 +56,8 @@ from fastcas.native.sys cimport (
     fc_count_pair, fc_is_hex, fc_link_fd, fc_next_name, fc_open_regular, fc_openat2, fc_read_names,
 )
 from fastcas.native.xxh cimport fc_xxh_load
+
+cimport cython
 
 import errno
 import os
@@ -1323,50 +1325,79 @@ cdef int run_pool(fc_step step, void *context, int threads) except -1:
             fc_pool_stop(&pool)
 
 
-def read_many(int directory, list wanted, str algorithm not None):
-    """The contents of small blobs, verified: `wanted` is a list of (encoded part of a
-    digest, size in bytes, at most SMALL), each the name of a file in the open `directory`. Returns a
-    list in their order, of bytes, or None where there is no regular file of that name, size and digest."""
+@cython.no_gc  # a thread writes into what it refers to, which must go last
+cdef class Fetch:
+    """Small blobs on their way, verified: `wanted` is a list of (encoded part of a digest, size in bytes,
+    at most SMALL), each the name of a file in `directory`. A second thread begins with them at once, and
+    ``contents`` takes part."""
+
     cdef fc_fetch fetch
-    cdef fc_wanted *item
-    cdef str encoded
-    cdef bytes content
-    cdef Py_ssize_t size, number
-    cdef list contents = []
-    cdef Digester digester = take_digester(algorithm)
-    cdef int more = 1
-    if digester.algorithm is NULL:
-        return [None] * len(wanted)  # a Python object: each is left to the general way
-    fetch.hasher = digester.hasher()
-    fetch.algorithm = digester.algorithm
-    fetch.directory = directory
-    fetch.next = 0
-    fetch.count = len(wanted)
-    fetch.items = <fc_wanted *>PyMem_Calloc(fetch.count, sizeof(fc_wanted))
-    try:
-        if fetch.items is NULL:
+    cdef fc_pool pool
+    cdef File directory
+    cdef Digester digester, another  # a state for each of the two threads
+    cdef list names, contents_
+
+    def __cinit__(self, File directory not None, list wanted not None, str algorithm not None):
+        cdef fc_wanted *item
+        cdef bytes content
+        cdef size_t number
+        self.directory = directory
+        self.names = [encoded for encoded, _ in wanted]
+        self.contents_ = [None] * len(wanted)
+        self.digester = take_digester(algorithm)
+        self.another = take_digester(algorithm)
+        if self.digester.algorithm is NULL:
+            return  # a Python object: each is left to the general way
+        self.fetch.hashers[0] = self.digester.hasher()
+        self.fetch.hashers[1] = self.another.hasher()
+        self.fetch.algorithm = self.digester.algorithm
+        self.fetch.directory = directory.fd
+        self.fetch.items = <fc_wanted *>PyMem_Calloc(len(wanted), sizeof(fc_wanted))
+        if self.fetch.items is NULL:
             raise MemoryError()
-        for number, (encoded, size) in enumerate(wanted):
+        for number, (_, size) in enumerate(wanted):
             if not 0 <= size <= FC_SMALL:
                 raise ValueError(f"{size} bytes are not 0 to {FC_SMALL}")
-            item = &fetch.items[number]
-            item.name = read_digits(encoded, 2 * digester.digest_size)
+            item = &self.fetch.items[number]
+            item.name = read_digits(self.names[number], 2 * self.digester.digest_size)
             # Filled before anybody else sees it.
             content = PyBytes_FromStringAndSize(NULL, size)
-            contents.append(content)
+            self.contents_[number] = content
             item.data = <unsigned char *>PyBytes_AS_STRING(content)
             item.size = <size_t>size
-        while more:
+        self.fetch.count = len(wanted)
+        with nogil:
+            fc_pool_start(&self.pool, fc_fetch_read, &self.fetch,
+                          FC_FETCH_THREADS if self.fetch.count > FC_FETCH_CHUNK else 1)
+
+    def __dealloc__(self):
+        self.stop()
+
+    cdef void stop(self) noexcept:
+        with nogil:
+            fc_pool_stop(&self.pool)
+        PyMem_Free(self.fetch.items)
+        self.fetch.items = NULL
+
+    def contents(self):
+        """A list in the order of `wanted`, of bytes, or None where there is no regular file of that
+        name, size and digest. A child made by fork meanwhile has None of them. Can be called once."""
+        cdef int status = 1
+        cdef size_t number
+        if self.fetch.items is NULL:
+            return self.contents_
+        while status == 1:
             with nogil:
-                more = fc_fetch_read(&fetch)
+                status = fc_pool_run(&self.pool)
             PyErr_CheckSignals()
-        for number in range(len(contents)):
-            if not fetch.items[number].done:
-                contents[number] = None
+        for number in range(self.fetch.count):
+            if status < 0 or not self.fetch.items[number].done:
+                self.contents_[number] = None
+        self.stop()
+        give_digester(self.digester)
+        give_digester(self.another)
+        contents, self.contents_ = self.contents_, []
         return contents
-    finally:
-        give_digester(digester)
-        PyMem_Free(fetch.items)
 
 
 def sync_files(fds not None, statuses=None):

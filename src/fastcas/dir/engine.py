@@ -205,8 +205,10 @@ class DirEngine(Engine):
         finally:
             os.close(fd)
 
-    def read_many(self, wanted: Sequence[tuple[str, int]]) -> list[bytes | None]:
-        contents: list[bytes | None] = [None] * len(wanted)
+    def start_reading(
+        self, wanted: Sequence[tuple[str, int]]
+    ) -> Callable[[], list[bytes | None]]:
+        begun = []
         for algorithm in COMPUTABLE:
             prefix = f"{algorithm}:"
             places = [
@@ -214,13 +216,18 @@ class DirEngine(Engine):
                 for place, (digest, size) in enumerate(wanted)
                 if digest.startswith(prefix) and size <= _core.SMALL
             ]
-            if places:
-                found = self._root.read_many(
-                    algorithm, [(wanted[at][0][len(prefix) :], wanted[at][1]) for at in places]
-                )
-                for place, content in zip(places, found, strict=True):
+            chosen = [(wanted[at][0][len(prefix) :], wanted[at][1]) for at in places]
+            if chosen and (fetch := self._root.fetch(algorithm, chosen)) is not None:
+                begun.append((places, fetch))
+
+        def end() -> list[bytes | None]:
+            contents: list[bytes | None] = [None] * len(wanted)
+            for places, fetch in begun:
+                for place, content in zip(places, fetch.contents(), strict=True):
                     contents[place] = content
-        return contents
+            return contents
+
+        return end
 
     def _open_blob(self, digest: Digest) -> tuple[int, int]:
         """The general way, with errors that say what is wrong."""

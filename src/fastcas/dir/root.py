@@ -144,18 +144,15 @@ class Root:
             raise
         return fd, facts
 
-    def read_many(self, algorithm: str, wanted: list[tuple[str, int]]) -> list[bytes | None]:
-        """See ``_core.read_many``; None also where the general way must be gone."""
+    def fetch(self, algorithm: str, wanted: list[tuple[str, int]]) -> _core.Fetch | None:
+        """See ``_core.Fetch``; None where the general way must be gone."""
         if not HAVE_OPENAT2:
-            return [None] * len(wanted)
+            return None
         try:
-            directory = self.open(f"{BLOBS}/{algorithm}", DIRECTORY)
+            directory = self.open_file(f"{BLOBS}/{algorithm}", DIRECTORY)
         except (OSError, InvalidError):
-            return [None] * len(wanted)
-        try:
-            return _core.read_many(directory, wanted, algorithm)
-        finally:
-            os.close(directory)
+            return None
+        return _core.Fetch(directory, wanted, algorithm)
 
     def _not_regular(self, name: str) -> InvalidError:
         return InvalidError(f"{name}: not a regular file", path=self.join(name))

@@ -6,13 +6,12 @@ and decoding them is most of what a walk costs.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from fastcas.image.parse import decode_fields, decode_plain, has_fields, read_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from fastcas.engine import Engine
     from fastcas.image.parse import Link
@@ -30,10 +29,11 @@ _NOTHING = (None, None)
 
 
 class Ahead:
-    """Reads documents as ``read_source`` does, many of them before they are asked for.
+    """Reads documents as ``read_source`` does, many of them before they are asked for: while those of
+    one wave are decoded and looked at, the next is read.
 
     Whatever is wrong with one is said when it is asked for: it is read, or decoded, alone then. At
-    first only ``wave`` are read at once, twice as many each time: whoever stops early has had little
+    first only ``wave`` are read in advance, twice as many each time: whoever stops early has had little
     read in vain.
     """
 
@@ -43,29 +43,42 @@ class Ahead:
         # By digest and media type: content, if it could be had, and struct, if nothing is unusual.
         self._found: dict[tuple[str, str], tuple[bytes | None, Any]] = {}
         self._bytes = 0
+        # What is being read: sizes, and the call that ends it.
+        self._flying: dict[tuple[str, str], int] = {}
+        self._end: Callable[[], Sequence[bytes | None]] = list
 
     def __contains__(self, key: tuple[str, str]) -> bool:
         return key in self._found
 
-    def fetch(self, links: Iterable[Link]) -> None:
-        """Reads some of ``links``, the documents that will be asked for next, in this order."""
+    def fetch(self, now: Iterable[Link], later: Iterable[Link]) -> None:
+        """Has ``now``, the documents that are asked for next, at hand, and begins with some of
+        ``later``, which are asked for after those."""
+        self._land()
+        self._begin(now, WAVE)
+        self._land()
+        self._begin(later, self._wave)
+        self._wave = min(2 * self._wave, WAVE)
+
+    def _begin(self, links: Iterable[Link], count: int) -> None:
         wave = {}
         room = WAVE_BYTES
-        for link in islice(links, self._wave):
-            if has_fields(link.media_type) and not isinstance(link.data, bytes):
-                wave[link.digest, link.media_type] = size = int(link.size)
-                room -= size
-                if room <= 0:
-                    break
-        self._wave = min(2 * self._wave, WAVE)
-        if len(wave) > 1:
-            self._read(wave)
-        while len(self._found) > _WAITING or self._bytes > _WAITING_BYTES:
-            # What waits longest is asked for last, if at all.
-            self._take(next(iter(self._found)))
+        for link in links:
+            key = (link.digest, link.media_type)
+            if key in self._found or not has_fields(link.media_type) or isinstance(link.data, bytes):
+                continue
+            wave[key] = size = int(link.size)
+            room -= size
+            if room <= 0 or len(wave) == count:
+                break
+        if wave:
+            self._end = self._engine.start_reading([(key[0], size) for key, size in wave.items()])
+            self._flying = wave
 
-    def _read(self, wave: dict[tuple[str, str], int]) -> None:
-        contents = self._engine.read_many([(digest, size) for (digest, _), size in wave.items()])
+    def _land(self) -> None:
+        if not self._flying:
+            return
+        wave, self._flying = self._flying, {}
+        contents = self._end()
         for kind in {media_type for _, media_type in wave}:
             some = [item for item in zip(wave, contents, strict=True) if item[0][1] == kind]
             raws = [raw for _, raw in some if raw is not None]
@@ -73,6 +86,9 @@ class Ahead:
             for key, raw in some:
                 self._found[key] = _NOTHING if raw is None else (raw, next(documents))
             self._bytes += sum(map(len, raws))
+        while len(self._found) > _WAITING or self._bytes > _WAITING_BYTES:
+            # What waits longest is asked for last, if at all.
+            self._take(next(iter(self._found)))
 
     def read(self, link: Link) -> tuple[Any, bytes | None]:
         """See ``read_source``."""

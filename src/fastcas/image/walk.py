@@ -127,7 +127,7 @@ def _mark_all(engine: Engine, links: list[Link], marked: Marked) -> None:
         if not stack:
             return
         wave = _take_wave(stack, marked)
-        ahead.fetch(wave.values())
+        ahead.fetch(wave.values(), islice(reversed(stack), WAVE))
         links = []
         for key, link in wave.items():
             if link.media_type in documents:
@@ -209,7 +209,7 @@ def _walk(
             path.pop()
             continue
         if visit is None and key not in ahead:  # of whoever chooses isn't known what comes
-            ahead.fetch(chain((fields,), _unseen(levels[-1], seen)))
+            ahead.fetch((), _unseen(levels[-1], seen))
         try:
             below = read_children(*ahead.read(fields))
         except NotExistError:
@@ -221,7 +221,7 @@ def _walk(
 
 
 def _unseen(nodes: list[Descriptor], seen: set[tuple[str, str]]) -> Iterator[Link]:
-    for node in islice(reversed(nodes), WAVE):
+    for node in islice(reversed(nodes), 2 * WAVE):
         fields = node._fields
         if (fields.digest, fields.media_type) not in seen:
             yield fields
@@ -336,7 +336,7 @@ def _open_all(engine: Engine, roots: Iterable[Descriptor]) -> Iterator[tuple[Lin
         if not is_document(link.media_type) or marked._has_done(key, link):
             continue
         if key not in ahead:
-            ahead.fetch(chain((link,), islice(reversed(stack), WAVE)))
+            ahead.fetch((), islice(reversed(stack), 2 * WAVE))
         document = marked._open(key, link, engine, ahead)
         if document is None:
             continue

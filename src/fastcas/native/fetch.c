@@ -22,11 +22,10 @@ static int read_exactly(int fd, unsigned char *data, size_t size)
     return 1;
 }
 
-static int is_right(const fc_fetch *fetch, const fc_wanted *item)
+static int is_right(const fc_fetch *fetch, const fc_hasher *hasher, const fc_wanted *item)
 {
     unsigned char actual[FC_DIGEST_MAX];
     char digits[2 * FC_DIGEST_MAX + 1];
-    const fc_hasher *hasher = &fetch->hasher;
 
     if (fetch->algorithm->reset(hasher->state) || hasher->update(hasher->state, item->data, item->size) ||
         hasher->final(hasher->state, actual))
@@ -35,20 +34,25 @@ static int is_right(const fc_fetch *fetch, const fc_wanted *item)
     return !strcmp(digits, item->name);
 }
 
-int fc_fetch_read(fc_fetch *fetch)
+static void read_one(const fc_fetch *fetch, const fc_hasher *hasher, fc_wanted *item)
 {
-    size_t end = fetch->next + FC_FETCH_CHUNK;
+    int64_t size = -1;
+    int fd = fc_open_regular(fetch->directory, item->name, &size);
 
-    for (; fetch->next < end && fetch->next < fetch->count; fetch->next++) {
-        fc_wanted *item = &fetch->items[fetch->next];
-        int64_t size = -1;
-        int fd = fc_open_regular(fetch->directory, item->name, &size);
+    if (fd < 0)
+        return;
+    if (size >= 0 && (uint64_t)size == item->size && read_exactly(fd, item->data, item->size))
+        item->done = is_right(fetch, hasher, item);
+    close(fd);
+}
 
-        if (fd < 0)
-            continue;
-        if (size >= 0 && (uint64_t)size == item->size && read_exactly(fd, item->data, item->size))
-            item->done = is_right(fetch, item);
-        close(fd);
-    }
-    return fetch->next < fetch->count;
+int fc_fetch_read(void *context, int seat)
+{
+    fc_fetch *fetch = context;
+    size_t i = __atomic_fetch_add(&fetch->next, FC_FETCH_CHUNK, __ATOMIC_RELAXED);
+    size_t end = i + FC_FETCH_CHUNK < fetch->count ? i + FC_FETCH_CHUNK : fetch->count;
+
+    for (; i < end; i++)
+        read_one(fetch, &fetch->hashers[seat], &fetch->items[i]);
+    return i < fetch->count;
 }

@@ -1,12 +1,12 @@
-/* Small blobs of known sizes and digests, each read into memory of its own and verified, a chunk of them in each call. On one
-   thread: a second one that waits for a processor costs more than it reads. What happened to a blob stands in its item. */
+/* Small blobs of known sizes and digests, each read into memory of its own and verified, some of them in each step
+   of a pool. What happened to a blob stands in its item. */
 #ifndef FASTCAS_FETCH_H
 #define FASTCAS_FETCH_H
 
 #include "algorithm.h"
 #include "small.h"
 
-enum { FC_FETCH_CHUNK = 64 };
+enum { FC_FETCH_CHUNK = 8, FC_FETCH_THREADS = 2 };
 
 typedef struct {
     const char *name; /* in the directory: the digest in hexadecimal digits */
@@ -19,11 +19,11 @@ typedef struct {
     int directory;
     fc_wanted *items;
     size_t count, next;
-    fc_hasher hasher; /* of `algorithm` */
+    fc_hasher hashers[FC_FETCH_THREADS]; /* of `algorithm`, by seat */
     const fc_algorithm *algorithm;
 } fc_fetch;
 
-/* 0: that was all. */
-int fc_fetch_read(fc_fetch *fetch);
+/* A step of a pool of at most FC_FETCH_THREADS, see pool.h. */
+int fc_fetch_read(void *context, int seat);
 
 #endif

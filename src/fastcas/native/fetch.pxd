@@ -2,6 +2,10 @@ from fastcas.native.algorithm cimport fc_algorithm
 from fastcas.native.stream cimport fc_hasher
 
 cdef extern from "fetch.h" nogil:
+    enum:
+        FC_FETCH_CHUNK
+        FC_FETCH_THREADS
+
     ctypedef struct fc_wanted:
         const char *name
         size_t size
@@ -13,7 +17,7 @@ cdef extern from "fetch.h" nogil:
         fc_wanted *items
         size_t count
         size_t next
-        fc_hasher hasher
+        fc_hasher hashers[2]
         const fc_algorithm *algorithm
 
-    int fc_fetch_read(fc_fetch *fetch)
+    int fc_fetch_read(void *context, int seat)
