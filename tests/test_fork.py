@@ -50,3 +50,17 @@ def test_fork_in_the_middle_of_a_put(layout, monkeypatch, kind, total, goes):
         assert content == b"dad.." * (total // 5)
         assert hashlib.sha256(content).hexdigest() == digest.encoded
         assert {name for name in os.listdir(layout) if name.endswith(".tmp")} == set()
+
+
+def test_fork_while_blobs_are_read_in_the_background(layout):
+    contents = [bytes([number]) * 4096 for number in range(200)]
+    with fastcas.create(layout, durability="none") as cas:
+        wanted = [(result.digest, result.size) for result in cas.put_blobs(contents)]
+        end = cas.start_reading(wanted)
+        child = os.fork()
+        found = end()
+        if child == 0:  # it has no thread that could end it; what isn't there is read alone
+            os._exit(0 if all(a in (None, b) for a, b in zip(found, contents, strict=True)) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert found == contents
+        cas.start_reading(wanted)  # nobody waits for it

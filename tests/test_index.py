@@ -1,9 +1,11 @@
 """index.json: what must never be written."""
 
+import os
+
 import pytest
 
 import fastcas
-from fastcas import Descriptor, jsonstyle, model
+from fastcas import Descriptor, jsonstyle, model, wire
 from fastcas.errors import InvalidError
 from fastcas.model import Index
 
@@ -119,3 +121,40 @@ def test_entries_that_didnt_change_arent_read_again(tmp_path, monkeypatch):
 def test_a_space_before_a_colon_hides_no_duplicate(space):
     with pytest.raises(InvalidError, match="duplicate"):
         Index.from_json(f'{{"schemaVersion":2,"manifests":[],"manifests"{space}:[]}}'.encode())
+
+
+def test_the_same_bytes_are_parsed_once(tmp_path, monkeypatch):
+    parsed = []
+    original = wire.read
+
+    def read(schema, raw, **options):
+        parsed.append(schema)
+        return original(schema, raw, **options)
+
+    def entries(count):
+        return [Descriptor("a/b", "sha256:" + "0" * 64, number) for number in range(count)]
+
+    with fastcas.create(tmp_path / "l", durability="none") as cas, fastcas.open(cas.path) as other:
+        cas.put_index(Index(entries(3)))
+        monkeypatch.setattr(wire, "read", read)
+        assert cas.get_index().manifests == other.get_index().manifests == tuple(entries(3))
+        parsed.clear()
+        assert cas.get_index() is cas.get_index()
+        other.get_index()
+        assert parsed == []
+        # Rewritten in place by another program, the same size and times.
+        path = tmp_path / "l" / "index.json"
+        facts = path.stat()
+        path.write_bytes(path.read_bytes().replace(b'"size":2', b'"size":7'))
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        for engine in (cas, other):
+            assert [entry.size for entry in engine.get_index().manifests] == [0, 1, 7]
+        parsed.clear()
+        cas.update_reference("v1", entries(1)[0])
+        assert wire.Index in parsed  # the new entry alone, which is read again
+        parsed.clear()
+        assert len(cas.get_index().manifests) == 4
+        assert parsed == []
+        monkeypatch.setattr("fastcas.dir.index._KEPT", 10)
+        cas.update_reference("v2", entries(1)[0])
+        assert cas.get_index() is not cas.get_index()

@@ -16,6 +16,7 @@ from fastcas import (
     SizeMismatchError,
     UnknownAlgorithmError,
 )
+from fastcas.contract import Contract
 from fastcas.image import walk as module
 from fastcas.image.ahead import Ahead
 from fastcas.image.parse import OLDER_MANIFESTS
@@ -49,16 +50,21 @@ def reads(cas, monkeypatch):
         seen.append(str(digest))
         return original(self, digest, **options)
 
-    many = type(cas).read_many
+    start = type(cas).start_reading
 
-    def read_many(self, wanted):
-        contents = many(self, wanted)
-        pairs = zip(wanted, contents, strict=True)
-        seen.extend(str(digest) for (digest, _), content in pairs if content is not None)
+    def start_reading(self, wanted):
+        end = start(self, wanted)
+
+        def contents():
+            found = end()
+            pairs = zip(wanted, found, strict=True)
+            seen.extend(str(digest) for (digest, _), content in pairs if content is not None)
+            return found
+
         return contents
 
     monkeypatch.setattr(type(cas), "read_blob", read)
-    monkeypatch.setattr(type(cas), "read_many", read_many)
+    monkeypatch.setattr(type(cas), "start_reading", start_reading)
     return seen
 
 
@@ -345,7 +351,7 @@ def test_what_is_read_together_is_what_is_read_alone(cas, reads, monkeypatch, co
     assert sorted(reads) == sorted({root.digest, subject.digest, *(e.digest for e in entries)})
     assert list(cas.walk(entries)) == list(cas.walk(tuple(entries)))
     asked = len(reads)
-    monkeypatch.setattr(type(cas), "read_many", lambda self, wanted: [None] * len(wanted))
+    monkeypatch.setattr(type(cas), "start_reading", Contract.start_reading)
     assert mark(cas, [root]).digests == marked.digests
     alone = list(cas.walk(root))
     assert alone == paths
@@ -408,12 +414,24 @@ def test_documents_that_wait_are_few(cas, monkeypatch):
     monkeypatch.setattr("fastcas.image.ahead._WAITING", 8)
     ahead = Ahead(cas, 256)
     entries = [put_manifest(cas, str(number)) for number in range(20)]
-    ahead.fetch([entry._fields for entry in entries])
+    ahead.fetch([entry._fields for entry in entries], [])
     waiting = [entry for entry in entries if (entry.digest, entry.media_type) in ahead]
     assert waiting == entries[12:]
     for entry in entries:
         ahead.read(entry._fields)
     assert ahead._bytes == 0
+
+
+def test_what_is_being_read_is_at_hand_or_read_alone(cas):
+    ahead = Ahead(cas, 8)
+    links = [put_manifest(cas, str(number))._fields for number in range(20)]
+    ahead.fetch(links[:2], links[2:])
+    assert [link in links[:2] for link in links] == [
+        (link.digest, link.media_type) in ahead for link in links
+    ]
+    assert ahead.read(links[5])[1] == cas.read_blob(links[5].digest)  # on its way still
+    ahead.fetch([], links[2:])
+    assert {digest for digest, _ in ahead._found} == {link.digest for link in links[:10]}
 
 
 def test_walk_10_000_levels(cas):
