@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -207,7 +208,7 @@ def main() -> int:
     rounds = options.rounds or (1 if options.size == "small" else 7)
     filesystems = options.filesystems.split(",")
     groups = {name: group for name, group in GROUPS.items() if re.search(options.only, name)}
-    result: dict = {"environment": bed.environment(), "rounds": rounds, "rows": []}
+    result: dict = {"environment": bed.environment(), "rounds": rounds, "rows": [], "failed": []}
     with ExitStack() as stack:
         peers = started(options.peers.split(","), stack)
         result["environment"]["peers"] = [peer.version for peer in peers]
@@ -216,7 +217,9 @@ def main() -> int:
             try:
                 with bed.filesystem(name, capacity=scale.disk) as base:
                     context = Context(base, name, scale, peers)
-                    result["rows"] += run_groups(context, groups, rounds, budget)
+                    rows, failed = run_groups(context, groups, rounds, budget)
+                    result["rows"] += rows
+                    result["failed"] += failed
             except bed.Unavailable as error:
                 print(f"{name}: left out, {error}", file=sys.stderr)
     whole = not options.only and not options.no_processes
@@ -235,7 +238,9 @@ def main() -> int:
         compare_compression(options.size)
     if options.readme:
         rewrite_readme(table)
-    return 0
+    for part in result["failed"]:
+        print(f"{part}: failed, see above; the rest of it is missing", file=sys.stderr)
+    return 1 if result["failed"] else 0
 
 
 def end(*_: object) -> None:
@@ -268,20 +273,26 @@ def run_groups(
     generators: dict[str, Callable[[Context], Iterator[Group]]],
     rounds: int,
     budget: Budget,
-) -> list[dict]:
-    measured = []
-    for groups in generators.values():
+) -> tuple[list[dict], list[str]]:
+    """The rows, and the parts that failed: what was measured before isn't lost with them."""
+    measured, failed = [], []
+    for part, groups in generators.items():
         budget.next_part()
-        for group in groups(context):
-            print(
-                f"{context.filesystem}: {group.name}, {group.durability}, {group.cache}",
-                file=sys.stderr,
-            )
-            measured.append((group, measure(group, rounds, budget.group_end())))
+        try:
+            for group in groups(context):
+                print(
+                    f"{context.filesystem}: {group.name}, {group.durability}, {group.cache}",
+                    file=sys.stderr,
+                )
+                measured.append((group, measure(group, rounds, budget.group_end())))
+        except Exception:
+            traceback.print_exc()
+            failed.append(f"{context.filesystem}: {part}")
     # Not inside the loop: a group's notes are complete when its generator has ended.
-    return [
+    rows = [
         record for group, samples in measured for record in report(group, context.filesystem, samples)
     ]
+    return rows, failed
 
 
 if __name__ == "__main__":

@@ -163,11 +163,11 @@ class Contract(ABC):
     def start_reading(
         self, wanted: Sequence[tuple[str, int]]
     ) -> Callable[[], Sequence[bytes | None]]:
-        """Begins to read ``wanted``, pairs of digest and size in bytes. What is returned is called once,
-        and gives the contents in their order, when they are there: each of that size, and verified.
-        None for what is better read alone, be it large, or not there, or wrong: ``read_blob`` says
-        which. ``walk`` and ``gc`` ask for some hundred documents at a time, and for the next hundred
-        while they look at those."""
+        """Begins to read ``wanted``, pairs of digest and size in bytes. What is returned is called
+        once, and gives the contents in their order, when they are there: each of that size, and
+        verified. None for what is better read alone, be it large, or not there, or wrong:
+        ``read_blob`` says which. ``walk`` and ``gc`` begin with some hundred documents at a time, and
+        with the next hundred before they look at those."""
         return lambda: [None] * len(wanted)
 
     def check_blobs(
