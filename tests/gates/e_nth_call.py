@@ -1,9 +1,9 @@
 """Gate E: each system call fails, with each error that it knows, at each of its turns.
 
-A process does the operations of gate A, and one that only reads. strace says which calls an operation
-makes, and how often; then it is attached to the process for one operation at a time, and lets the nth
-of them fail (``inject``) or kills the process there. The operation must return rightly or raise an error
-of ours or an OSError; it must do it when it is tried again; nothing is left over.
+A process does the operations of gate A, and one that only reads. strace says which calls an
+operation makes, and how often; then it is attached to the process for one operation at a time, and
+lets the nth of them fail (``inject``) or kills the process there. The operation must return rightly or
+raise an error of ours or an OSError; it must return when it is tried again; nothing is left over.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ ERRORS: dict[str, tuple[str, ...]] = {
     "writev": _MOVED,
 }
 
-#: Calls that don't fail for what is asked of them, or whose failure is the interpreter's affair, not ours.
-UNFAILING = set(
-    "brk chmod clock_gettime clock_nanosleep exit exit_group fadvise64 futex getcwd geteuid getpid getrandom "
-    "gettid getuid kill madvise membarrier mprotect mremap munmap prctl prlimit64 restart_syscall rseq "
-    "rt_sigaction rt_sigprocmask rt_sigreturn sched_getaffinity sched_setaffinity sched_yield "
-    "set_robust_list set_tid_address sysinfo umask uname tgkill".split()
+#: Calls that don't fail for what is asked of them, or whose failure is the interpreter's affair.
+UNFAILING = frozenset(
+    """brk chmod clock_gettime clock_nanosleep exit exit_group fadvise64 futex getcwd geteuid getpid
+    getrandom gettid getuid kill madvise membarrier mprotect mremap munmap prctl prlimit64 restart_syscall
+    rseq rt_sigaction rt_sigprocmask rt_sigreturn sched_getaffinity sched_setaffinity sched_yield
+    set_robust_list set_tid_address sysinfo tgkill umask uname""".split()
 )
 
 #: A failure of these must be told, and be told as final: it is never made good by another try.
@@ -125,8 +125,8 @@ IDLE, READY, GO, DONE, FREE = range(5)
 
 
 def serve(place: str, prepared: str) -> None:
-    """Does what ``place``/job says, one after the other. The state in ``place``/state passes between the
-    two processes without a system call."""
+    """Does what ``place``/job says, one after the other. The state in ``place``/state passes between
+    the two processes without a system call."""
     told: list[Any] = []
     workloads.tell = a_model.tell = lambda *event: told.append(event)
     for operation in OPERATIONS.values():  # whatever is imported only when it is needed
@@ -328,9 +328,7 @@ def inject(gate: Run, server: Server, prepared: Path, events: list[Any], fault: 
         gate.check(str(fault), judge(place, events, fault, answer, injected))
 
 
-def judge(
-    place: Path, events: list[Any], fault: Fault, answer: Any, injected: int
-) -> Iterator[str]:
+def judge(place: Path, events: list[Any], fault: Fault, answer: Any, injected: int) -> Iterator[str]:
     expected = Expected()
     if fault.operation != "create":
         expected.feed(events)
@@ -361,7 +359,7 @@ def judge(
         strays = [name for name in os.listdir(layout) if TEMP.fullmatch(name)]
         if strays:
             yield f"left over: {strays}"
-    if expected.created or answer is None and fault.operation != "create":
+    if expected.created or (answer is None and fault.operation != "create"):
         yield from check(snapshot(layout), expected)
         yield from recover(layout, expected)
 
@@ -370,6 +368,12 @@ GATE = Gate(
     letter="E",
     title="the nth call fails",
     run=run,
-    mutants=("sync-errors-ignored", "syncs-tried-again", "temps-kept", "errors-leak-files", "wrong-errors"),
+    mutants=(
+        "sync-errors-ignored",
+        "syncs-tried-again",
+        "temps-kept",
+        "errors-leak-files",
+        "wrong-errors",
+    ),
     missing=lambda: None if shutil.which("strace") else "strace isn't installed",
 )

@@ -204,9 +204,7 @@ class DirEngine(Engine):
         finally:
             os.close(fd)
 
-    def start_reading(
-        self, wanted: Sequence[tuple[str, int]]
-    ) -> Callable[[], list[bytes | None]]:
+    def start_reading(self, wanted: Sequence[tuple[str, int]]) -> Callable[[], list[bytes | None]]:
         begun = []
         for algorithm in COMPUTABLE:
             prefix = f"{algorithm}:"
