@@ -1,7 +1,7 @@
 """Gate F: reads and writes that do less than they were asked for, are interrupted, or lie.
 
-A library in front of libc (shim.c) makes them so. Short or interrupted ones must change nothing; of a
-write that says it wrote more than it did, the put must tell, or have stored the right blob all the same.
+A library in front of libc (shim.c) makes them so. Short or interrupted ones must change nothing; where
+a write says that it wrote more than it did, there must be an error, or the right blob all the same.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ FEEDS: list[Callable[[bytes, Path], Any]] = [
 
 
 def feed(place: str, level: str, largest: int, lies: bool) -> None:
-    """Does everything with files of up to ``largest`` bytes; tells what it stored, and what is wrong."""
+    """Does everything with blobs of up to ``largest`` bytes; tells what it stored and what is wrong."""
     problems: list[str] = []
     stored: list[str] = []
 

@@ -283,7 +283,7 @@ def interruptions_are_errors() -> None: ...
 def one_write() -> None:
     from fastcas.dir import index
 
-    index.write_all = lambda fd, content: os.write(fd, content)
+    index.write_all = os.write
 
 
 @mutant("that takes a short read for the end")
