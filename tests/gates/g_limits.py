@@ -1,8 +1,8 @@
 """Gate G: no space left, no inodes, no descriptors, files that may not grow.
 
 A process does the operations of gate E on a filesystem of its own (tmpfs) that has so much room, or
-under a limit of the process. Each must return rightly or raise an error that names the trouble; what was
-stored stays readable; it must return when there is room again; nothing is left over.
+under a limit of the process. Each must return rightly or raise an error that names the trouble; what
+was stored stays readable; it must return when there is room again; nothing is left over.
 """
 
 from __future__ import annotations
