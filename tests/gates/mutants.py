@@ -291,3 +291,10 @@ def one_read() -> None:
     from fastcas.dir import index
 
     index.read_all = lambda fd, limit, size: os.read(fd, limit)
+
+
+# ---- containment
+
+
+@mutant("that refuses a link at the end of a path alone", shim="last-link-only")
+def last_link_only() -> None: ...
