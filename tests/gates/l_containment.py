@@ -43,6 +43,9 @@ PARTS = (
     f"blobs/{digest_of(OLD).replace(':', '/')}",
 )
 
+#: Errors that there is no reason for, or that tell of content outside.
+SUSPECT = ("wrong", "DigestMismatch", "SizeMismatch", "Corrupt")
+
 NAMED_BY_NOBODY = "evil"
 EVIL = OLD[::-1]
 
