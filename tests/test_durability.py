@@ -2,11 +2,13 @@
 
 import os
 import shutil
+import sys
 import threading
 
 import pytest
 
 import fastcas
+from fastcas.dir import durability
 from fastcas.errors import DurabilityError
 
 
@@ -109,6 +111,42 @@ def test_batch_syncs_names_once_and_before_the_index(tmp_path, synced):
         synced.clear()
         cas.sync()
         assert synced == []
+
+
+def test_no_interruption_makes_a_directory_forgotten(tmp_path, synced):
+    """At whatever moment of the sync it comes."""
+    with fastcas.create(tmp_path / "image", durability="batch") as cas:
+        number, met = 0, True
+        while met:
+            cas.put_blob(b"%d" % number)
+            cas.list_blobs()
+            del synced[:]
+            met = interrupt_in(durability.__file__, number, cas.sync)
+            cas.sync()
+            assert "sha256" in synced, number
+            number += 1
+    assert number > 5
+
+
+def interrupt_in(file, number, call):
+    """Interrupts `call` where a signal can: in the code of `file`, when a function has begun, or one of
+    C has ended. False where it ended before so many of those."""
+    left = [number]
+
+    def profile(frame, event, _):
+        if frame.f_code.co_filename == file and event in ("call", "c_return"):
+            left[0] -= 1
+            if left[0] == -1:
+                raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
 
 
 def test_none_syncs_nothing(tmp_path, synced):

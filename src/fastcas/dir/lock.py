@@ -126,8 +126,8 @@ class _Holder:
 
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
-            if self._lock._owner is self._owner:  # by another thread, perhaps, that drops this object
-                self._lock._owner = None
+            if self._owner is not None and self._lock._owner is self._owner:
+                self._lock._owner = None  # by another thread, perhaps, that drops this object
             self._lock.release(self.file)
             self.file = None
 
