@@ -131,4 +131,6 @@ class _Holder:
             self._lock.release(self.file)
             self.file = None
 
-    __del__ = __exit__
+    def __del__(self) -> None:
+        if getattr(self, "file", None) is not None:  # it may have been interrupted in __init__
+            self.__exit__()
