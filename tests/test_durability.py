@@ -4,10 +4,12 @@ import os
 import shutil
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 import fastcas
+from fastcas import _core
 from fastcas.dir import durability
 from fastcas.errors import DurabilityError
 
@@ -174,6 +176,50 @@ def test_a_failed_directory_sync_is_final(tmp_path, monkeypatch):
         with pytest.raises(DurabilityError):
             call()
     cas.close()
+
+
+@pytest.mark.parametrize("way", ["put_blob", "put_blobs", "batch"])
+def test_a_stored_file_whose_sync_has_failed_is_replaced(tmp_path, monkeypatch, way):
+    """The kernel says it once: another sync would succeed, and the page cache has the right bytes."""
+    layout = tmp_path / "image"
+    with fastcas.create(layout, durability="batch" if way == "batch" else "full") as cas:
+        put = cas.put_blob if way != "put_blobs" else lambda content: cas.put_blobs([iter([content])])[0]
+        digest = put(b"1").digest
+        cas.sync()
+        blob = layout / "blobs" / "sha256" / digest.encoded
+        before = blob.stat()
+        with monkeypatch.context() as patch:
+            fail_sync_of(before.st_ino, patch)
+            with pytest.raises(DurabilityError) as caught:
+                put(b"1")
+                cas.sync()
+            assert (caught.value.errno, caught.value.digest) == (5, digest)
+        assert put(b"1").digest == digest
+        cas.sync()
+        assert blob.stat().st_ino != before.st_ino
+
+
+def fail_sync_of(inode, patch):
+    fsync, sync_files = os.fsync, _core.sync_files
+
+    def fails(fd):
+        if os.fstat(fd).st_ino == inode:
+            raise OSError(5, "Input/output error")
+        fsync(fd)
+
+    def some_fail(fds, statuses=None):
+        found = sync_files(fds)
+        for number, fd in enumerate(fds):
+            if os.fstat(fd).st_ino == inode:
+                found[number] = 5
+                if statuses is not None:
+                    statuses[number] = 5
+        return found
+
+    patch.setattr(os, "fsync", fails)
+    core = SimpleNamespace(**{**vars(_core), "sync_files": some_fail})
+    patch.setattr("fastcas.dir.durability._core", core)
+    patch.setattr("fastcas.dir.publication._core", core)
 
 
 def test_a_failed_file_sync_publishes_nothing(tmp_path, monkeypatch):

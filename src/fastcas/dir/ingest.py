@@ -61,6 +61,7 @@ class Ingest:
         self._lock = lock
         self._durability = durability
         self._checksums = checksums
+        self._unsynced: set[tuple[int, int]] = set()  # files that were there and whose sync has failed
         self.pending = Pending(root, lock, durability, self)
 
     def put(
@@ -279,6 +280,7 @@ class Ingest:
                     return
             self.place(directory, temp, digest, size, verify)
             self._durability.published(directory, digest.algorithm)
+            self.pending.stored([digest])
         finally:
             os.close(directory)
 
@@ -342,6 +344,7 @@ class Ingest:
                 try:
                     os.fsync(fd)
                 except OSError as error:
+                    self.distrust(fd)
                     raise not_synced(digest, error.errno) from error
             return True
         finally:
@@ -372,6 +375,8 @@ class Ingest:
         # A file with a second name may be somebody else's, whose times are not ours to change.
         if facts.st_size != size or facts.st_nlink != 1:
             return WRONG
+        if (facts.st_dev, facts.st_ino) in self._unsynced:
+            return WRONG
         if verify and _core.digest_fd(fd, digest.algorithm)[0] != digest.encoded:
             return WRONG
         # gc spares what was used lately. It holds the lock exclusive while it looks and removes:
@@ -388,6 +393,12 @@ class Ingest:
             except PermissionError:
                 return WRONG  # another user's: our own copy can be marked
         return fd
+
+    def distrust(self, fd: int) -> None:
+        """The sync of this stored file has failed. The next one would succeed, and reads come from
+        memory, whatever is on the disk: a put of that blob replaces the file from now on."""
+        facts = os.fstat(fd)
+        self._unsynced.add((facts.st_dev, facts.st_ino))
 
     def open_directory(self, algorithm: str) -> int:
         """The open directory of the blobs of that algorithm, made if need be."""

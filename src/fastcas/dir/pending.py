@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fastcas.dir.lock import Lock
     from fastcas.dir.root import Root
     from fastcas.dir.temp import Temp
-    from fastcas.results import PutResult
 
 _INT = 4  # bytes of C's
 
@@ -122,11 +121,11 @@ class Pending:
                 if one is not None and one.temp is not None:
                     one.temp.discard()
 
-    def stored(self, results: Iterable[PutResult]) -> None:
+    def stored(self, digests: Iterable[Digest]) -> None:
         """Blobs that were stored durably in another way."""
         if self._lost:
-            for result in results:
-                self._lost.pop(result.digest, None)
+            for digest in digests:
+                self._lost.pop(digest, None)
 
     # ---- the durability point
 
@@ -228,6 +227,8 @@ class Pending:
         self._waiting.pop(one.digest)
         if one.temp is not None:
             one.temp.discard()
+        else:
+            self._ingest.distrust(one.fd)
 
 
 class _Waiting:

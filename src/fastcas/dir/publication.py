@@ -86,7 +86,10 @@ class Publication:
         errnos = self._sync_data(fds)
         self._errnos = {one.number: errno for one, errno in zip(new, errnos, strict=False)}
         for encoded, errno in zip(list(self._claims), errnos[len(new) :], strict=True):
-            self._claims[encoded] = self._claims[encoded][0], errno
+            fd, _ = self._claims[encoded]
+            if errno:
+                self._ingest.distrust(fd)
+            self._claims[encoded] = fd, errno
 
     def _sync_data(self, fds: list[int]) -> list[int]:
         """Of the group's files, which keep their errnos, and of ``fds``, whose errnos are returned."""
