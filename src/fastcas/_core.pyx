@@ -1820,7 +1820,7 @@ cdef class Held:
     """The files that a directory has under `names`, open (O_PATH) until ``close``: so long each exists,
     whatever becomes of its name. `facts` has for each (mode, size in bytes, mtime, ctime in nanoseconds),
     or None where there is none. They are fewer than `names` where time.monotonic() has passed `until`,
-    one at least. OSErrors have the number of the name as ``.item``."""
+    or no descriptor is left, one at least. OSErrors have the number of the name as ``.item``."""
 
     cdef fc_place *places
     cdef size_t count
