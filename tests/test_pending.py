@@ -399,6 +399,40 @@ def with_few_descriptors(place):
     return "done"
 
 
+@pytest.mark.parametrize("content", ["small", "found", "large", "path", "iterable"])
+def test_no_descriptor_is_left(spawn, tmp_path, content):
+    assert spawn(with_no_descriptor, tmp_path, content).result() == 6
+
+
+def with_no_descriptor(place, content):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    source = Path(place, "source")
+    source.write_bytes(LARGE)
+    with fastcas.create(Path(place, "image"), durability="batch") as cas:
+        cas.put_blob(b"found")
+        cas.sync()
+        for number in range(3):
+            cas.put_blob(b"%d" % number)
+        taken = []
+        try:
+            while True:
+                taken.append(os.dup(1))
+        except OSError:
+            pass
+        contents = {
+            "small": SMALL,
+            "found": b"found",
+            "large": LARGE,
+            "path": source,
+            "iterable": iter([LARGE]),
+        }
+        cas.put_blob(contents[content])
+        for fd in taken:
+            os.close(fd)
+        cas.put_blob(SMALL)
+        return len(cas) + (content in ("small", "found"))
+
+
 def test_threads_put_into_one_engine(layout, monkeypatch, kind):
     monkeypatch.setattr(temp, "MOST_FILES", 8)
     failures = []

@@ -31,7 +31,7 @@ from fastcas.source import open_source
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeVar
 
     from fastcas.dir.checksums import Checksums
     from fastcas.dir.durability import Durability
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from fastcas.dir.reader import BlobReader
     from fastcas.dir.root import Root
     from fastcas.source import Source
+
+    T = TypeVar("T")
 
 _FICLONE = 0x40049409  # linux/fs.h, of _IOW(0x94, 9, int)
 
@@ -86,7 +88,7 @@ class Ingest:
             result = self._put_small(source, algorithm)
             if result is not None:
                 return result
-        with open_source(source) as opened:
+        with self._with_descriptors(lambda: open_source(source)) as opened:
             temp, digest, size = self.stage(
                 opened,
                 algorithm,
@@ -95,7 +97,7 @@ class Ingest:
                 progress=progress,
             )
             try:
-                self._publish(temp, digest, size, verify_existing)
+                self._with_descriptors(lambda: self._publish(temp, digest, size, verify_existing))
             except OSError as error:
                 raise self._root.named(
                     error, f"{BLOBS}/{digest.replace(':', '/')}"
@@ -117,7 +119,7 @@ class Ingest:
     ) -> tuple[Temp, Digest, int]:
         """Stores the source in a temporary file, which the caller discards; returns it, the digest
         and the size, checked. Nothing is synced. ``helper`` as in _core.Sink."""
-        temp = Temp(self._root, self._lock, BLOB_MODE)
+        temp = self._with_descriptors(lambda: Temp(self._root, self._lock, BLOB_MODE))
         try:
             sink = _core.Sink(
                 temp.fd,
@@ -141,6 +143,17 @@ class Ingest:
             temp.discard()
             raise
         return temp, digest, size
+
+    def _with_descriptors(self, step: Callable[[], T]) -> T:
+        """``step()``; where no descriptor was left for it, once more after those of blobs that wait for
+        the durability point were given back."""
+        try:
+            return step()
+        except OSError as error:
+            if error.errno != errno.EMFILE or not self.pending:
+                raise
+        self.pending.settle()
+        return step()
 
     def _put_small(self, content: bytes, algorithm: str) -> PutResult | None:
         """The same as below for a new blob, in one call of the core; None where it is none."""

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _INT = 4  # bytes of C's
 
+# So many descriptors are kept while files wait: to give names, where no other is left, needs as many.
+_SPARE = 6
+
 
 class Pending:
     """What the puts of one engine have left without a name. Each process has its own: a child made by
@@ -53,6 +56,7 @@ class Pending:
         self._lost: dict[Digest, Exception] = {}
         self._syncing: tuple[list[_Waiting], memoryview] = [], memoryview(b"")
         self._room = 0
+        self._spare: list[_core.File] = []
         self._turn = _core.Turn()
         self._pid = os.getpid()
 
@@ -86,9 +90,18 @@ class Pending:
         if self._pid != os.getpid():
             self._begin()
         if not self._waiting:
+            self._keep_spare()
             self._room = room_for_temps()
         elif len(self._waiting) >= self._room:
             self.settle()
+
+    def _keep_spare(self) -> None:
+        try:
+            with self._root.held() as root:
+                while len(self._spare) < _SPARE:
+                    self._spare.append(_core.File(os.dup(root)))
+        except OSError:
+            pass  # without so many
 
     def _check_open(self) -> None:
         if self._closed:  # while this put was under way
@@ -96,6 +109,10 @@ class Pending:
             raise ClosedError("this layout was closed", path=self._root.path)
 
     # ---- what others ask
+
+    def __bool__(self) -> bool:
+        """Whether anything waits."""
+        return bool(self._waiting)
 
     def size_of(self, digest: Digest) -> int | None:
         """The size of a blob that has no name yet; None where that isn't so."""
@@ -143,6 +160,7 @@ class Pending:
     def settle(self) -> None:
         """Makes what waits durable and gives it its names; what can't be is lost. Interrupted, or
         failing, it leaves the rest waiting. Directories wait for ``Durability.sync``."""
+        self._spare.clear()
         if not self._waiting:
             return
         if self._pid != os.getpid():
@@ -155,6 +173,7 @@ class Pending:
 
     def drop(self) -> None:
         """Forgets what waits: nothing of it gets a name."""
+        self._spare.clear()
         if self._pid == os.getpid() and self._waiting:
             with self._turn:
                 while self._waiting:
