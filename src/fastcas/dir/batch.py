@@ -74,6 +74,7 @@ class Batch:
         self._bytes = 0
         self._most_bytes = MOST_BYTES
         self._rootfd = -1
+        self._filesystem: _core.File | None = None  # at "syncfs"
         self._directory: _core.File | None = None  # of the blobs, while the group is at work
 
         self._staged: deque[Staged] = deque()  # written, not published
@@ -97,6 +98,9 @@ class Batch:
             self._most_bytes = 1 << 62  # its bytes are there anyway
         with self._root.held() as self._rootfd:
             try:
+                if self._durability.level == "syncfs":
+                    # One of its own, and open before anything is written: each is told of an error once.
+                    self._filesystem = self._root.open_file(".", DIRECTORY)
                 refusal = self._accept_all(sources)
                 self._drain()
             finally:
@@ -243,6 +247,7 @@ class Batch:
             self._grouped,
             staged,
             self._results,
+            self._filesystem,
         ) as publication:
             try:
                 publication.sync()

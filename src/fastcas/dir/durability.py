@@ -72,7 +72,7 @@ class Durability:
         of a failure; an interruption leaves those that are known."""
         if self.level == "syncfs":
             with self._root.held() as root:  # open since before they were written: no error is missed
-                _core.sync_filesystem(root, statuses)
+                _core.sync_filesystem(root, fds, statuses)
         else:
             _core.sync_files(fds, statuses)
 

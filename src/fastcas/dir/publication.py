@@ -44,6 +44,7 @@ class Publication:
         grouped: list[tuple[int, Any]],
         staged: list[Staged],
         results: list[PutResult | None],
+        filesystem: _core.File | None,
     ) -> None:
         self._root = root
         self._ingest = ingest
@@ -56,6 +57,7 @@ class Publication:
         self._claims: dict[str, tuple[int, int]] = {}  # open files that were there, and their errnos
         self._errnos: dict[int, int] = {}  # of the files of `staged`, by number
         self._results = results
+        self._filesystem = filesystem  # to be synced as a whole
         self.size = 0
         self.failures: list[tuple[int, Any, Exception]] = []
         self.odd: list[tuple[int, Any]] = []
@@ -93,9 +95,9 @@ class Publication:
 
     def _sync_data(self, fds: list[int]) -> list[int]:
         """Of the group's files, which keep their errnos, and of ``fds``, whose errnos are returned."""
-        if self._durability.level == "syncfs":
+        if self._filesystem is not None:
             status = memoryview(bytearray(4)).cast("i")
-            self._durability.sync_data([], status)
+            _core.sync_filesystem(self._filesystem.fd, [], status)
             if status[0]:  # whose it was nobody knows: none of them gets its name
                 raise OSError(status[0], os.strerror(status[0]))
             return [0] * len(fds)
