@@ -12,7 +12,7 @@ CORE := setup.py pyproject.toml $(wildcard src/fastcas/_core.pyx src/fastcas/nat
 BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d ,)
 NOBODY := setpriv --reuid=65534 --regid=65534 --clear-groups
 
-.PHONY: help demo build test test-all test-user test-arm test-neighbours gates soak bench bench-smoke bench-guard bench-peers bench-whole lint annotate clean
+.PHONY: help demo build test test-all test-user test-arm test-neighbours gates soak bench bench-smoke bench-guard bench-guard-proof bench-peers bench-whole lint annotate clean
 
 help:
 	@echo 'make demo         store and read back a real image, with rates'
@@ -26,6 +26,7 @@ help:
 	@echo 'make soak         the same, long; its results go into docs/guarantees.md'
 	@echo 'make bench        the benchmarks               bench-smoke: the same at small sizes'
 	@echo 'make bench-guard  ratios to baselines of the same run, against their floors'
+	@echo 'make bench-guard-proof  that each of them fails when the code is made slower'
 	@echo 'make bench-peers  beside umoci, containerd, oras-go, ggcr (need Go), cacache (Rust), hashfs, dvc-data'
 	@echo 'make bench-whole  whole images by whole programs, threads, a million blobs'
 	@echo 'make lint         ruff, mypy, stubtest, cython-lint, codespell'
@@ -108,11 +109,16 @@ bench-smoke: build $(VENV)/.extra-bench
 bench-guard: build $(VENV)/.extra-bench
 	$(BIN)/python bench/guard.py $(ARGS)
 
+# That each guard fails when the code is made slower.
+bench-guard-proof: build $(VENV)/.extra-bench
+	$(BIN)/python bench/guard_slower.py
+
 bench-peers: build $(VENV)/.extra-bench
 	$(BIN)/python bench/run.py $(ARGS)
 
 # Whole programs beside each other, threads, and layouts of up to a million blobs. What is left out says so.
 bench-whole: build $(VENV)/.extra-bench
+	bench/install.sh
 	$(BIN)/python bench/images.py
 	$(BIN)/python bench/threads.py
 	$(BIN)/python bench/scale.py

@@ -208,6 +208,12 @@ def main() -> int:
     rounds = options.rounds or (1 if options.size == "small" else 7)
     filesystems = options.filesystems.split(",")
     groups = {name: group for name, group in GROUPS.items() if re.search(options.only, name)}
+    output = options.output
+    if output is None:
+        # A smoke run's figures mean nothing: keep them out of results/.
+        folder = bed.HERE / "results" if options.size == "full" else bed.WORK
+        output = folder / time.strftime("peers-%Y%m%d-%H%M%S.json", time.gmtime())
+    output.parent.mkdir(parents=True, exist_ok=True)
     result: dict = {"environment": bed.environment(), "rounds": rounds, "rows": [], "failed": []}
     with ExitStack() as stack:
         peers = started(options.peers.split(","), stack)
@@ -222,17 +228,12 @@ def main() -> int:
                     result["failed"] += failed
             except bed.Unavailable as error:
                 print(f"{name}: left out, {error}", file=sys.stderr)
+            keep(result, output)
     whole = not options.only and not options.no_processes
     result["processes"] = processes(scale) if whole else []
     table = markdown(result)
     print(table)
-    output = options.output
-    if output is None:
-        # A smoke run's figures mean nothing: keep them out of results/.
-        folder = bed.HERE / "results" if options.size == "full" else bed.WORK
-        output = folder / time.strftime("peers-%Y%m%d-%H%M%S.json", time.gmtime())
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    keep(result, output)
     print(f"written to {output}", file=sys.stderr)
     if whole:
         compare_compression(options.size)
@@ -241,6 +242,11 @@ def main() -> int:
     for part in result["failed"]:
         print(f"{part}: failed, see above; the rest of it is missing", file=sys.stderr)
     return 1 if result["failed"] else 0
+
+
+def keep(result: dict, output: Path) -> None:
+    """Also before the end: the run takes long."""
+    output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 def end(*_: object) -> None:

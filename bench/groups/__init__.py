@@ -23,7 +23,7 @@ What the generator made is removed after its `yield`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -147,11 +147,14 @@ class Context:
         durability: str | None = None,
         *,
         layouts_only: bool = False,
+        without: Collection[str] = (),
     ) -> None:
         """Adds the peers that have `operation`; of those only the ones that sync something, or
         nothing, as `durability` asks. Where a sync is free all of them do the same."""
         for peer in self.peers:
             if operation not in peer.operations or (layouts_only and not peer.layout):
+                continue
+            if peer.name in without:
                 continue
             if durability and self.on_disk and (durability == "none") != (peer.syncs == "nothing"):
                 continue

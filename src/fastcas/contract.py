@@ -160,9 +160,7 @@ class Contract(ABC):
 
     # What only makes some things quicker: an engine that can't do it says None.
 
-    def start_reading(
-        self, wanted: Sequence[tuple[str, int]]
-    ) -> Callable[[], Sequence[bytes | None]]:
+    def start_reading(self, wanted: Sequence[tuple[str, int]]) -> Callable[[], Sequence[bytes | None]]:
         """Begins to read ``wanted``, pairs of digest and size in bytes. What is returned is called
         once, and gives the contents in their order, when they are there: each of that size, and
         verified. None for what is better read alone, be it large, or not there, or wrong:

@@ -228,3 +228,43 @@ def gc_without_index_check() -> None:
     from fastcas.dir.sweep import _Witness
 
     _Witness.holds = lambda self: True
+
+
+# ---- errors
+
+
+@mutant("that takes a failed fsync for a good one", shim="sync-errors-ignored")
+def sync_errors_ignored() -> None: ...
+
+
+@mutant("that tries a failed fsync again", shim="syncs-tried-again")
+def syncs_tried_again() -> None: ...
+
+
+@mutant("that leaves the temporary file of a put that failed")
+def temps_kept() -> None:
+    from fastcas.dir import temp
+
+    temp.HAVE_O_TMPFILE = False
+    discard = temp.Temp.discard
+
+    def keep(self):
+        self._name = None
+        discard(self)
+
+    temp.Temp.discard = keep
+
+
+@mutant("that leaves files open after an error")
+def errors_leak_files() -> None:
+    from fastcas.dir.root import Root
+
+    named = Root.named
+    Root.named = lambda self, error, *name: (os.dup(2), named(self, error, *name))[1]
+
+
+@mutant("whose errors are whatever comes up")
+def wrong_errors() -> None:
+    from fastcas.dir.root import Root
+
+    Root.named = lambda self, error, *name: RuntimeError(str(error))

@@ -69,8 +69,7 @@ class DirEngine(Engine):
         """See ``fastcas.create``."""
         path = _as_text(path)
         check_level(durability, path)
-        create_layout(path, durable=durability != "none")
-        return cls(open_root(path), durability)
+        return cls(create_layout(path, durable=durability != "none"), durability)
 
     @property
     def path(self) -> str:
@@ -205,9 +204,7 @@ class DirEngine(Engine):
         finally:
             os.close(fd)
 
-    def start_reading(
-        self, wanted: Sequence[tuple[str, int]]
-    ) -> Callable[[], list[bytes | None]]:
+    def start_reading(self, wanted: Sequence[tuple[str, int]]) -> Callable[[], list[bytes | None]]:
         begun = []
         for algorithm in COMPUTABLE:
             prefix = f"{algorithm}:"

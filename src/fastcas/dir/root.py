@@ -227,8 +227,8 @@ def _open_regular_beneath(dirfd: int, name: str) -> tuple[int, int] | None:
             os.close(fd)
 
 
-def create_layout(path: str, *, durable: bool) -> None:
-    """Makes an empty layout at ``path``, which must not exist; parents are made.
+def create_layout(path: str, *, durable: bool) -> Root:
+    """Makes an empty layout at ``path``, which must not exist, and opens it; parents are made.
 
     ``durable``: on return the layout and every directory made for it survive power loss.
     Raises ClobberError where anything is at ``path``; then nothing was touched.
@@ -260,6 +260,7 @@ def create_layout(path: str, *, durable: bool) -> None:
         if durable:
             for directory in (f"{BLOBS}/sha256", BLOBS, ".", "..", *map(os.path.dirname, missing)):
                 _sync_directory(directory, fd)
+        return open_root(path)
     except BaseException:
         _remove_new_layout(fd, path)
         raise
