@@ -183,7 +183,9 @@ def test_a_stored_file_whose_sync_has_failed_is_replaced(tmp_path, monkeypatch, 
     """The kernel says it once: another sync would succeed, and the page cache has the right bytes."""
     layout = tmp_path / "image"
     with fastcas.create(layout, durability="batch" if way == "batch" else "full") as cas:
-        put = cas.put_blob if way != "put_blobs" else lambda content: cas.put_blobs([iter([content])])[0]
+        put = (
+            cas.put_blob if way != "put_blobs" else lambda content: cas.put_blobs([iter([content])])[0]
+        )
         digest = put(b"1").digest
         cas.sync()
         blob = layout / "blobs" / "sha256" / digest.encoded

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import random
+import resource
 import shutil
 import socket
 import sys

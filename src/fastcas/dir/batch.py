@@ -99,7 +99,7 @@ class Batch:
         with self._root.held() as self._rootfd:
             try:
                 if self._durability.level == "syncfs":
-                    # One of its own, and open before anything is written: each is told of an error once.
+                    # Its own, and open before anything is written: each is told of an error once.
                     self._filesystem = self._root.open_file(".", DIRECTORY)
                 refusal = self._accept_all(sources)
                 self._drain()
