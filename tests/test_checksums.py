@@ -314,6 +314,21 @@ def test_where_nothing_can_be_written(shared_path, as_normal_user):
         layout.chmod(0o755)
 
 
+def test_a_file_that_grows_while_it_is_read(cas, layout, monkeypatch):
+    reads = []
+
+    def endless(fd):
+        reads.append(fd)
+        assert len(reads) < 100
+        return b"\n" * 1000
+
+    cas.put_blob(noise(100_000))
+    monkeypatch.setattr(checksums, "_LIMIT", 5000)
+    monkeypatch.setattr(checksums, "_read", endless)
+    assert cas.scrub(quick=True).problems == []
+    assert len(reads) == 5
+
+
 @pytest.mark.parametrize("call", ["stat", "write", "replace"])
 def test_errors_of_the_file_are_nobody_s(cas, layout, monkeypatch, call):
     content = noise(70_000)

@@ -2,11 +2,15 @@
 
 import os
 import shutil
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 import fastcas
+from fastcas import _core
+from fastcas.dir import durability
 from fastcas.errors import DurabilityError
 
 
@@ -111,6 +115,42 @@ def test_batch_syncs_names_once_and_before_the_index(tmp_path, synced):
         assert synced == []
 
 
+def test_no_interruption_makes_a_directory_forgotten(tmp_path, synced):
+    """At whatever moment of the sync it comes."""
+    with fastcas.create(tmp_path / "image", durability="batch") as cas:
+        number, met = 0, True
+        while met:
+            cas.put_blob(b"%d" % number)
+            cas.list_blobs()
+            del synced[:]
+            met = interrupt_in(durability.__file__, number, cas.sync)
+            cas.sync()
+            assert "sha256" in synced, number
+            number += 1
+    assert number > 5
+
+
+def interrupt_in(file, number, call):
+    """Interrupts `call` where a signal can: in the code of `file`, when a function has begun, or one of
+    C has ended. False where it ended before so many of those."""
+    left = [number]
+
+    def profile(frame, event, _):
+        if frame.f_code.co_filename == file and event in ("call", "c_return"):
+            left[0] -= 1
+            if left[0] == -1:
+                raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
 def test_none_syncs_nothing(tmp_path, synced):
     with fastcas.create(tmp_path / "image", durability="none") as cas:
         cas.put_blobs([b"1", b"2"])
@@ -136,6 +176,52 @@ def test_a_failed_directory_sync_is_final(tmp_path, monkeypatch):
         with pytest.raises(DurabilityError):
             call()
     cas.close()
+
+
+@pytest.mark.parametrize("way", ["put_blob", "put_blobs", "batch"])
+def test_a_stored_file_whose_sync_has_failed_is_replaced(tmp_path, monkeypatch, way):
+    """The kernel says it once: another sync would succeed, and the page cache has the right bytes."""
+    layout = tmp_path / "image"
+    with fastcas.create(layout, durability="batch" if way == "batch" else "full") as cas:
+        put = (
+            cas.put_blob if way != "put_blobs" else lambda content: cas.put_blobs([iter([content])])[0]
+        )
+        digest = put(b"1").digest
+        cas.sync()
+        blob = layout / "blobs" / "sha256" / digest.encoded
+        before = blob.stat()
+        with monkeypatch.context() as patch:
+            fail_sync_of(before.st_ino, patch)
+            with pytest.raises(DurabilityError) as caught:
+                put(b"1")
+                cas.sync()
+            assert (caught.value.errno, caught.value.digest) == (5, digest)
+        assert put(b"1").digest == digest
+        cas.sync()
+        assert blob.stat().st_ino != before.st_ino
+
+
+def fail_sync_of(inode, patch):
+    fsync, sync_files = os.fsync, _core.sync_files
+
+    def fails(fd):
+        if os.fstat(fd).st_ino == inode:
+            raise OSError(5, "Input/output error")
+        fsync(fd)
+
+    def some_fail(fds, statuses=None):
+        found = sync_files(fds)
+        for number, fd in enumerate(fds):
+            if os.fstat(fd).st_ino == inode:
+                found[number] = 5
+                if statuses is not None:
+                    statuses[number] = 5
+        return found
+
+    patch.setattr(os, "fsync", fails)
+    core = SimpleNamespace(**{**vars(_core), "sync_files": some_fail})
+    patch.setattr("fastcas.dir.durability._core", core)
+    patch.setattr("fastcas.dir.publication._core", core)
 
 
 def test_a_failed_file_sync_publishes_nothing(tmp_path, monkeypatch):

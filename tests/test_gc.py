@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import socket
 import sys
@@ -518,6 +519,17 @@ def test_no_descriptor_is_lost_on_an_error(cas, layout, monkeypatch):
     assert isinstance(caught.value, IsADirectoryError)
     assert [Path(caught.value.filename)] == places
     assert len(cas) == 2
+
+
+def test_few_descriptors(spawn, layout):
+    assert spawn(collect_with_few_descriptors, layout).result() == 300
+
+
+def collect_with_few_descriptors(layout):
+    with fastcas.create(layout) as cas:
+        cas.put_blobs([b"%d" % number for number in range(300)])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+        return len(cas.gc(grace=0).deleted)
 
 
 @pytest.mark.parametrize("durability", ["full", "batch", "none"])

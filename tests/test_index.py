@@ -1,11 +1,13 @@
 """index.json: what must never be written."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
 import fastcas
-from fastcas import Descriptor, jsonstyle, model, wire
+from fastcas import Descriptor, _core, jsonstyle, model, wire
+from fastcas.dir import temp
 from fastcas.errors import InvalidError
 from fastcas.model import Index
 
@@ -158,3 +160,19 @@ def test_the_same_bytes_are_parsed_once(tmp_path, monkeypatch):
         monkeypatch.setattr("fastcas.dir.index._KEPT", 10)
         cas.update_reference("v2", entries(1)[0])
         assert cas.get_index() is not cas.get_index()
+
+
+def test_an_interruption_leaves_no_temporary_name(tmp_path, monkeypatch):
+    layout = tmp_path / "image"
+
+    def link_fd(*args):
+        _core.link_fd(*args)
+        raise KeyboardInterrupt
+
+    with fastcas.create(layout) as cas:
+        before = cas.get_index()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(temp, "_core", SimpleNamespace(**{**vars(_core), "link_fd": link_fd}))
+            cas.put_index(before.replace(annotations={"a": "b"}))
+        assert [name for name in os.listdir(layout) if name.endswith(".tmp")] == []
+        assert cas.get_index() == before

@@ -1,11 +1,13 @@
 """The lock of a layout, where forks and removed files could make two holders of one."""
 
+import fcntl
 import os
 import threading
 
 import pytest
 
 import fastcas
+from fastcas.dir import lock
 from fastcas.errors import InvalidError, UnsupportedError
 from fastcas.model import Descriptor
 
@@ -83,3 +85,31 @@ def test_two_engines_of_one_process_exclude_each_other(tmp_path):
         thread.join(60)
         assert done.is_set()
         assert other.list_references() == ["v1"]
+
+
+@pytest.mark.parametrize("moment", ["taken", "mine", "release"])
+def test_an_interruption_leaves_nothing_locked(tmp_path, monkeypatch, moment):
+    owner, name, call = {
+        "taken": (lock.fcntl, "flock", 1),
+        "mine": (lock, "get_ident", 2),  # the first asks whose it is
+        "release": (lock.fcntl, "flock", 2),
+    }[moment]
+    real = getattr(owner, name)
+    calls = []
+
+    def interrupted(*args):
+        calls.append(args)
+        result = real(*args) if len(calls) != call or moment == "taken" else None
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return result
+
+    with fastcas.create(tmp_path / "image") as cas:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, name, interrupted)
+            cas.update_index(lambda index: index)
+        assert not cas._lock.is_mine()
+        with open(tmp_path / "image" / lock.LOCK_FILE) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        cas.update_index(lambda index: index)
+        assert lock._held == set()

@@ -12,8 +12,9 @@ import pytest
 import fastcas
 from conformance import digest_of, noise
 from fastcas import Digest, DurabilityError, Index, NotExistError, UnsupportedError
-from fastcas.dir import durability, pending, temp
+from fastcas.dir import durability, pending, publication, temp
 from fastcas.dir.scan import read_file_clock
+from preload import build_shim, run_with_shim
 from test_cases import blob_path, own_names
 from test_concurrency import ended, in_fork
 
@@ -39,7 +40,7 @@ class Core:
         self.done = []
         self.statuses = {}  # number of a file among those that are synced → errno
         self.before = {}  # "sync", "synced", "name" or "named" → called once
-        for module in (durability, pending):
+        for module in (durability, pending, publication):
             monkeypatch.setattr(module, "_core", self, raising=True)
         self.real_fsync = os.fsync
         monkeypatch.setattr(os, "fsync", self.fsync)
@@ -62,10 +63,10 @@ class Core:
         self.fault(statuses)
         self.meet("synced")
 
-    def sync_filesystem(self, fd, statuses):
+    def sync_filesystem(self, fd, fds, statuses):
         self.done.append(("sync", len(statuses)))
         self.meet("sync")
-        fastcas._core.sync_filesystem(fd, statuses)
+        fastcas._core.sync_filesystem(fd, fds, statuses)
         self.fault(statuses)
         self.meet("synced")
 
@@ -399,6 +400,40 @@ def with_few_descriptors(place):
     return "done"
 
 
+@pytest.mark.parametrize("content", ["small", "found", "large", "path", "iterable"])
+def test_no_descriptor_is_left(spawn, tmp_path, content):
+    assert spawn(with_no_descriptor, tmp_path, content).result() == 6
+
+
+def with_no_descriptor(place, content):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    source = Path(place, "source")
+    source.write_bytes(LARGE)
+    with fastcas.create(Path(place, "image"), durability="batch") as cas:
+        cas.put_blob(b"found")
+        cas.sync()
+        for number in range(3):
+            cas.put_blob(b"%d" % number)
+        taken = []
+        try:
+            while True:
+                taken.append(os.dup(1))
+        except OSError:
+            pass
+        contents = {
+            "small": SMALL,
+            "found": b"found",
+            "large": LARGE,
+            "path": source,
+            "iterable": iter([LARGE]),
+        }
+        cas.put_blob(contents[content])
+        for fd in taken:
+            os.close(fd)
+        cas.put_blob(SMALL)
+        return len(cas) + (content in ("small", "found"))
+
+
 def test_threads_put_into_one_engine(layout, monkeypatch, kind):
     monkeypatch.setattr(temp, "MOST_FILES", 8)
     failures = []
@@ -607,6 +642,68 @@ def test_at_syncfs_a_failure_is_everyones(layout, core):
         assert set(caught.value.lost) == BOTH
         assert set(cas) == set()
         put_both(cas)
+
+
+def test_an_error_that_put_blobs_is_told_is_told_again(layout, core, monkeypatch):
+    """The kernel tells it once to each descriptor."""
+    told = []
+
+    def sync_filesystem(fd, fds, statuses):
+        if fd not in told:
+            told.append(fd)
+            for number in range(len(statuses)):
+                statuses[number] = errno.EIO
+
+    def sources(cas):
+        yield iter([b"1"])
+        cas.put_blob(SMALL)
+
+    cas = fastcas.create(layout, durability="syncfs")
+    monkeypatch.setattr(core, "sync_filesystem", sync_filesystem)
+    with pytest.raises(OSError, match="Input/output"):
+        cas.put_blobs(sources(cas))
+    with pytest.raises(DurabilityError) as caught:
+        cas.close()
+    assert caught.value.lost == (digest_of(SMALL),)
+
+
+def test_at_syncfs_each_file_is_asked(tmp_path, layout):
+    """Another syncfs, of a thread that settles or of an engine, may have been told of its error."""
+    done = run_with_shim(build_shim(tmp_path, FAILING_WAIT), PUT_TWO, layout)
+    assert (done.stdout, done.stderr) == (f"{digest_of(SMALL)}\n", "")
+    assert on_disk(layout) == {digest_of(LARGE)}
+
+
+FAILING_WAIT = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+int sync_file_range(int fd, off_t offset, off_t size, unsigned flags)
+{
+    struct stat facts;
+
+    if (flags != SYNC_FILE_RANGE_WAIT_BEFORE || fstat(fd, &facts) || facts.st_size != 5)
+        return 0;
+    errno = EIO;
+    return -1;
+}
+"""
+
+PUT_TWO = """
+import sys
+
+import fastcas
+
+cas = fastcas.create(sys.argv[1], durability="syncfs")
+cas.put_blob(b"small")
+cas.put_blob(__import__("conformance").noise(3 << 20))
+try:
+    cas.close()
+except fastcas.DurabilityError as error:
+    print(*error.lost)
+"""
 
 
 def test_a_name_that_cannot_be_given(layout, kind):

@@ -393,6 +393,45 @@ def test_progress_that_raises_ends_it(layout, tmp_path):
 # ---- errors
 
 
+def test_sources_that_cannot_be_looked_at(tmp_path):
+    """They are named as well, and what came before them is stored."""
+
+    class Shy(io.BytesIO):
+        def readinto(self, view):
+            raise KeyError("none of your business")
+
+        def __repr__(self):
+            raise AttributeError("not begun")
+
+    released = memoryview(b"gone")
+    released.release()
+    with fastcas.create(tmp_path / "image") as cas:
+        for number, (kind, source) in enumerate({ValueError: released, KeyError: Shy()}.items()):
+            with pytest.raises(kind) as caught:
+                cas.put_blobs([bytes([number]), source, b"never"])
+            assert caught.value.source is source
+            if hasattr(caught.value, "__notes__"):
+                assert caught.value.__notes__[0].startswith("source 1 of put_blobs: ")
+            assert len(cas) == number + 1
+
+
+def test_the_name_of_a_large_source_is_short(tmp_path, monkeypatch):
+    def fails(*_args, **_options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    source = bytes(32 << 20)
+    with fastcas.create(tmp_path / "image") as cas:
+        monkeypatch.setattr(_core, "sync_files", fails)
+        tracemalloc.start()
+        try:
+            with pytest.raises(OSError) as caught:
+                cas.put_blobs([source])
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()
+    assert caught.value.source is source
+
+
 @pytest.mark.parametrize("durability", ["full", "none"])
 def test_a_source_that_fails(layout, tmp_path, way, durability):
     class Reader:

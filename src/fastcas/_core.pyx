@@ -80,6 +80,10 @@ cdef extern from "Python.h":
 cdef extern from "<unistd.h>" nogil:
     int syncfs(int fd)
 
+cdef extern from "<fcntl.h>" nogil:
+    int SYNC_FILE_RANGE_WAIT_BEFORE
+    int sync_file_range(int fd, int64_t offset, int64_t size, unsigned int flags)
+
 cdef extern from "<errno.h>" nogil:
     int read_errno "errno"
 
@@ -1431,19 +1435,32 @@ def sync_files(fds not None, statuses=None):
         free(memory)
 
 
-def sync_filesystem(int fd, statuses not None):
+def sync_filesystem(int fd, fds not None, statuses not None):
     """syncfs(2) of the whole filesystem of `fd`. An errno goes to every C int of the writable buffer
-    `statuses`, which are left alone otherwise."""
+    `statuses`. Where it succeeds, each of the open files `fds`, as many, is asked for an error of its own,
+    which another syncfs may have been told; others are left alone."""
     cdef Py_buffer buffer
-    cdef size_t i
+    cdef size_t i, count = len(fds)
     cdef int error = 0
+    cdef int file
     PyObject_GetBuffer(statuses, &buffer, PyBUF_WRITABLE)
     try:
+        if count > <size_t>buffer.len // sizeof(int):
+            raise ValueError("a status for each file is needed")
         with nogil:
             if syncfs(fd) != 0:
                 error = read_errno
         if error != 0:
             for i in range(<size_t>buffer.len // sizeof(int)):
+                (<int *>buffer.buf)[i] = error
+            return
+        for i in range(count):
+            file = fds[i]
+            with nogil:
+                error = sync_file_range(file, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE)
+                if error != 0:
+                    error = read_errno
+            if error == errno.EIO or error == errno.ENOSPC or error == errno.EDQUOT:
                 (<int *>buffer.buf)[i] = error
     finally:
         PyBuffer_Release(&buffer)
@@ -1820,7 +1837,7 @@ cdef class Held:
     """The files that a directory has under `names`, open (O_PATH) until ``close``: so long each exists,
     whatever becomes of its name. `facts` has for each (mode, size in bytes, mtime, ctime in nanoseconds),
     or None where there is none. They are fewer than `names` where time.monotonic() has passed `until`,
-    one at least. OSErrors have the number of the name as ``.item``."""
+    or no descriptor is left, one at least. OSErrors have the number of the name as ``.item``."""
 
     cdef fc_place *places
     cdef size_t count

@@ -102,23 +102,6 @@ def _from_path(path: os.PathLike[Any]) -> Source:
         raise
 
 
-def open_regular(name: str | bytes) -> Source | None:
-    """The regular file ``name`` as a source, opened without waiting for anything; None for what is no
-    regular file or can't be opened in this way, which ``open_source`` has the words for."""
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-    except (OSError, ValueError):
-        return None
-    try:
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            kept, fd = fd, -1
-            return _from_fd(kept, name, lambda: os.close(kept))
-        return None
-    finally:
-        if fd >= 0:
-            os.close(fd)
-
-
 def _from_fd(fd: int, name: Any, close: Callable[[], None] | None = None) -> Source:
     facts = os.fstat(fd)
     regular = stat.S_ISREG(facts.st_mode)

@@ -42,6 +42,7 @@ SOME_BLOBS = 16
 MOST_BYTES = 32 << 20
 
 _PROGRESS_STEP = 1 << 20
+_DESCRIBED = 200  # characters
 
 
 class Batch:
@@ -73,6 +74,7 @@ class Batch:
         self._bytes = 0
         self._most_bytes = MOST_BYTES
         self._rootfd = -1
+        self._filesystem: _core.File | None = None  # at "syncfs"
         self._directory: _core.File | None = None  # of the blobs, while the group is at work
 
         self._staged: deque[Staged] = deque()  # written, not published
@@ -96,6 +98,9 @@ class Batch:
             self._most_bytes = 1 << 62  # its bytes are there anyway
         with self._root.held() as self._rootfd:
             try:
+                if self._durability.level == "syncfs":
+                    # Its own, and open before anything is written: each is told of an error once.
+                    self._filesystem = self._root.open_file(".", DIRECTORY)
                 refusal = self._accept_all(sources)
                 self._drain()
             finally:
@@ -105,7 +110,7 @@ class Batch:
             self._failure = None
             failure.source = source  # type: ignore[attr-defined]
             if hasattr(failure, "add_note"):
-                failure.add_note(f"source {number} of put_blobs: {repr(source)[:200]}")
+                failure.add_note(f"source {number} of put_blobs: {_describe(source)}")
             raise failure
         if refusal is not None:
             raise refusal
@@ -242,6 +247,7 @@ class Batch:
             self._grouped,
             staged,
             self._results,
+            self._filesystem,
         ) as publication:
             try:
                 publication.sync()
@@ -329,8 +335,17 @@ def _encoded(path: os.PathLike[Any]) -> bytes | None:
 def _small_copy(source: Any) -> bytes | None:
     """The content of a small buffer, which may change as soon as its owner goes on; None for others."""
     try:
-        view = memoryview(source)
-    except TypeError:
+        with memoryview(source) as view:
+            return view.tobytes() if view.nbytes <= _core.SMALL and view.c_contiguous else None
+    except Exception:  # no buffer, or one that was released
         return None
-    with view:
-        return view.tobytes() if view.nbytes <= _core.SMALL and view.c_contiguous else None
+
+
+def _describe(source: Any) -> str:
+    """The beginning of its repr, which of a large one must not be made as a whole."""
+    if isinstance(source, (bytes, bytearray)):
+        source = source[:_DESCRIBED]
+    try:
+        return repr(source)[:_DESCRIBED]
+    except Exception:  # whatever __repr__ does
+        return f"<{type(source).__name__}>"

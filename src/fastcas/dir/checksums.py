@@ -113,7 +113,9 @@ class Checksums:
             return
         try:
             rest = b""
-            while size <= _LIMIT and (chunk := _read(fd)):
+            left = _LIMIT if size <= _LIMIT else 0  # somebody may go on writing while it is read
+            while left > 0 and (chunk := _read(fd)):
+                left -= len(chunk)
                 *lines, rest = (rest + chunk).split(b"\n")
                 rest = rest[:_LONGEST]  # too long for a record, with whatever comes
                 yield from lines

@@ -7,7 +7,6 @@ directory's own name in its parent: this is about those.
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock
 
 from fastcas import _core
 from fastcas.dir.root import BLOBS, DIRECTORY
@@ -62,17 +61,18 @@ class Durability:
         self.defers = level in ("batch", "syncfs")
         self._root = root
         self._pending: set[str] = set()  # algorithms whose directories have unsynced names
+        self._begun: set[str] = set()  # those whose sync has begun, and may have been interrupted
         self._failure: DurabilityError | None = None
         self._anchored: dict[str, _Anchor] = {}  # by algorithm
         self._closed = False
-        self._syncing = (os.getpid(), allocate_lock())
+        self._turn = _core.Turn()
 
     def sync_data(self, fds: list[int], statuses: memoryview) -> None:
         """Makes the open files durable. ``statuses`` has a C int for each, 0, which becomes the errno
         of a failure; an interruption leaves those that are known."""
         if self.level == "syncfs":
             with self._root.held() as root:  # open since before they were written: no error is missed
-                _core.sync_filesystem(root, statuses)
+                _core.sync_filesystem(root, fds, statuses)
         else:
             _core.sync_files(fds, statuses)
 
@@ -96,27 +96,25 @@ class Durability:
 
         Once that has failed it fails for ever: a later fsync could succeed without the lost names.
         """
-        pid, lock = self._syncing
-        if pid != os.getpid():  # a child; another thread of its parent may have held the lock
-            lock = allocate_lock()
-            self._syncing = os.getpid(), lock
-        with lock:  # who finds nothing pending must not return before what was pending is synced
+        with self._turn:  # who finds nothing pending must not return before what was pending is synced
             if self._failure is not None:
                 raise self._failure
-            while self._pending:
-                algorithm = self._pending.pop()
-                try:
-                    directory = self._root.open(f"{BLOBS}/{algorithm}", DIRECTORY)
-                    try:
-                        self._sync_directory(directory, algorithm)
-                    finally:
-                        os.close(directory)
-                except DurabilityError as error:
-                    self._failure = error
-                    raise
-                except BaseException:
-                    self._pending.add(algorithm)
-                    raise
+            for algorithm in self._pending.copy():
+                self._begun.add(algorithm)
+                self._pending.discard(
+                    algorithm
+                )  # first: names that come during the sync are the next one's
+            for algorithm in self._begun.copy():
+                self._sync_names(algorithm)
+                self._begun.discard(algorithm)
+
+    def _sync_names(self, algorithm: str) -> None:
+        try:
+            with self._root.open_file(f"{BLOBS}/{algorithm}", DIRECTORY) as directory:
+                self._sync_directory(directory, algorithm)
+        except DurabilityError as error:
+            self._failure = error
+            raise
 
     def close(self) -> None:
         """Gives back what is open. Nothing is synced."""

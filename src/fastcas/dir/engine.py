@@ -136,7 +136,7 @@ class DirEngine(Engine):
         self._pending.settle()
         batch = Batch(self._root, self._waits, self._ingest, algorithm, progress)
         results = batch.run(sources)
-        self._pending.stored(results)
+        self._pending.stored(result.digest for result in results)
         return results
 
     def put_copy(

@@ -31,7 +31,7 @@ from fastcas.source import open_source
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeVar
 
     from fastcas.dir.checksums import Checksums
     from fastcas.dir.durability import Durability
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from fastcas.dir.reader import BlobReader
     from fastcas.dir.root import Root
     from fastcas.source import Source
+
+    T = TypeVar("T")
 
 _FICLONE = 0x40049409  # linux/fs.h, of _IOW(0x94, 9, int)
 
@@ -61,6 +63,7 @@ class Ingest:
         self._lock = lock
         self._durability = durability
         self._checksums = checksums
+        self._unsynced: set[tuple[int, int]] = set()  # files that were there and whose sync has failed
         self.pending = Pending(root, lock, durability, self)
 
     def put(
@@ -85,7 +88,7 @@ class Ingest:
             result = self._put_small(source, algorithm)
             if result is not None:
                 return result
-        with open_source(source) as opened:
+        with self._with_descriptors(lambda: open_source(source)) as opened:
             temp, digest, size = self.stage(
                 opened,
                 algorithm,
@@ -94,7 +97,7 @@ class Ingest:
                 progress=progress,
             )
             try:
-                self._publish(temp, digest, size, verify_existing)
+                self._with_descriptors(lambda: self._publish(temp, digest, size, verify_existing))
             except OSError as error:
                 raise self._root.named(
                     error, f"{BLOBS}/{digest.replace(':', '/')}"
@@ -116,7 +119,7 @@ class Ingest:
     ) -> tuple[Temp, Digest, int]:
         """Stores the source in a temporary file, which the caller discards; returns it, the digest
         and the size, checked. Nothing is synced. ``helper`` as in _core.Sink."""
-        temp = Temp(self._root, self._lock, BLOB_MODE)
+        temp = self._with_descriptors(lambda: Temp(self._root, self._lock, BLOB_MODE))
         try:
             sink = _core.Sink(
                 temp.fd,
@@ -140,6 +143,17 @@ class Ingest:
             temp.discard()
             raise
         return temp, digest, size
+
+    def _with_descriptors(self, step: Callable[[], T]) -> T:
+        """``step()``; where no descriptor was left for it, once more after those of blobs that wait for
+        the durability point were given back."""
+        try:
+            return step()
+        except OSError as error:
+            if error.errno != errno.EMFILE or not self.pending:
+                raise
+        self.pending.settle()
+        return step()
 
     def _put_small(self, content: bytes, algorithm: str) -> PutResult | None:
         """The same as below for a new blob, in one call of the core; None where it is none."""
@@ -279,6 +293,7 @@ class Ingest:
                     return
             self.place(directory, temp, digest, size, verify)
             self._durability.published(directory, digest.algorithm)
+            self.pending.stored([digest])
         finally:
             os.close(directory)
 
@@ -342,6 +357,7 @@ class Ingest:
                 try:
                     os.fsync(fd)
                 except OSError as error:
+                    self.distrust(fd)
                     raise not_synced(digest, error.errno) from error
             return True
         finally:
@@ -372,6 +388,8 @@ class Ingest:
         # A file with a second name may be somebody else's, whose times are not ours to change.
         if facts.st_size != size or facts.st_nlink != 1:
             return WRONG
+        if (facts.st_dev, facts.st_ino) in self._unsynced:
+            return WRONG
         if verify and _core.digest_fd(fd, digest.algorithm)[0] != digest.encoded:
             return WRONG
         # gc spares what was used lately. It holds the lock exclusive while it looks and removes:
@@ -388,6 +406,12 @@ class Ingest:
             except PermissionError:
                 return WRONG  # another user's: our own copy can be marked
         return fd
+
+    def distrust(self, fd: int) -> None:
+        """The sync of this stored file has failed. The next one would succeed, and reads come from
+        memory, whatever is on the disk: a put of that blob replaces the file from now on."""
+        facts = os.fstat(fd)
+        self._unsynced.add((facts.st_dev, facts.st_ino))
 
     def open_directory(self, algorithm: str) -> int:
         """The open directory of the blobs of that algorithm, made if need be."""

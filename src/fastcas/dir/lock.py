@@ -12,6 +12,7 @@ import fcntl
 import os
 from _thread import get_ident
 
+from fastcas import _core
 from fastcas.errors import InvalidError
 
 TYPE_CHECKING = False
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 LOCK_FILE = ".fastcas.lock"
 
 # A child made by fork shares its parent's locks until it closes them.
-_held: set[int] = set()
+_held: set[_core.File] = set()
 
 
 def _forget_parents_locks() -> None:
-    for fd in _held:
-        os.close(fd)
+    for file in _held:
+        file.close()
     _held.clear()
 
 
@@ -52,29 +53,28 @@ class Lock:
         """Whether this thread has the lock exclusive. A child made by fork has inherited nothing."""
         return self._owner == (os.getpid(), get_ident())
 
-    def acquire(self, operation: int) -> int:
-        """Waits for the lock; returns the descriptor that has it."""
+    def acquire(self, holder: _Holder) -> None:
+        """Waits for the lock, which ``holder`` has then."""
         while True:
             fd, facts = self._open_file()
+            file = holder.file = _core.File(fd)  # first: whatever comes between, the holder can end it
+            _held.add(file)
+            fcntl.flock(file.fd, holder.operation)
             try:
-                fcntl.flock(fd, operation)
                 if os.path.samestat(facts, self._facts_of_name()):
-                    _held.add(fd)
-                    return fd
+                    return
             except FileNotFoundError:
                 pass  # somebody removed the file: lock the one that is there now
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)
+            self.release(file)
 
-    def release(self, fd: int) -> None:
-        if fd in _held:  # else this is a child of the process that locked it
-            _held.discard(fd)
+    def release(self, file: _core.File) -> None:
+        """May be called again, where it was interrupted."""
+        if file in _held:  # else this is a child of the process that locked it
             try:
-                fcntl.flock(fd, fcntl.LOCK_UN)  # for a child made by fork too, which may have it open
+                fcntl.flock(file.fd, fcntl.LOCK_UN)  # for a child made by fork too, which may have it
             finally:
-                os.close(fd)
+                _held.discard(file)
+                file.close()
 
     def _open_file(self) -> tuple[int, os.stat_result]:
         root = self._root
@@ -100,27 +100,39 @@ class Lock:
 
 
 class _Holder:
-    __slots__ = ("_fd", "_lock", "_operation")
+    """An interruption can come between any two steps; what it leaves is released with the object."""
+
+    __slots__ = ("_lock", "_owner", "file", "operation")
 
     def __init__(self, lock: Lock, operation: int) -> None:
         self._lock = lock
-        self._operation = operation
-        self._fd = -1
+        self.operation = operation
+        self._owner: tuple[int, int] | None = None
+        self.file: _core.File | None = None
 
     def __enter__(self) -> None:
         lock = self._lock
         if lock.is_mine():
-            if self._operation == fcntl.LOCK_EX:
+            if self.operation == fcntl.LOCK_EX:
                 raise InvalidError(
                     "the index can't be changed, nor the layout cleaned, from within update_index"
                 )
             return
-        self._fd = lock.acquire(self._operation)
-        if self._operation == fcntl.LOCK_EX:
-            lock._owner = os.getpid(), get_ident()
+        try:
+            lock.acquire(self)
+            if self.operation == fcntl.LOCK_EX:
+                self._owner = lock._owner = os.getpid(), get_ident()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            if self._operation == fcntl.LOCK_EX:
-                self._lock._owner = None
-            self._lock.release(self._fd)
+        if self.file is not None:
+            if self._owner is not None and self._lock._owner is self._owner:
+                self._lock._owner = None  # by another thread, perhaps, that drops this object
+            self._lock.release(self.file)
+            self.file = None
+
+    def __del__(self) -> None:
+        if getattr(self, "file", None) is not None:  # it may have been interrupted in __init__
+            self.__exit__()

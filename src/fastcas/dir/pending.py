@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from fastcas.dir.lock import Lock
     from fastcas.dir.root import Root
     from fastcas.dir.temp import Temp
-    from fastcas.results import PutResult
 
 _INT = 4  # bytes of C's
+
+# So many descriptors are kept while files wait: to give names, where no other is left, needs as many.
+_SPARE = 6
 
 
 class Pending:
@@ -54,6 +56,7 @@ class Pending:
         self._lost: dict[Digest, Exception] = {}
         self._syncing: tuple[list[_Waiting], memoryview] = [], memoryview(b"")
         self._room = 0
+        self._spare: list[_core.File] = []
         self._turn = _core.Turn()
         self._pid = os.getpid()
 
@@ -87,9 +90,18 @@ class Pending:
         if self._pid != os.getpid():
             self._begin()
         if not self._waiting:
+            self._keep_spare()
             self._room = room_for_temps()
         elif len(self._waiting) >= self._room:
             self.settle()
+
+    def _keep_spare(self) -> None:
+        try:
+            with self._root.held() as root:
+                while len(self._spare) < _SPARE:
+                    self._spare.append(_core.File(os.dup(root)))
+        except OSError:
+            pass  # without so many
 
     def _check_open(self) -> None:
         if self._closed:  # while this put was under way
@@ -97,6 +109,10 @@ class Pending:
             raise ClosedError("this layout was closed", path=self._root.path)
 
     # ---- what others ask
+
+    def __bool__(self) -> bool:
+        """Whether anything waits."""
+        return bool(self._waiting)
 
     def size_of(self, digest: Digest) -> int | None:
         """The size of a blob that has no name yet; None where that isn't so."""
@@ -122,11 +138,11 @@ class Pending:
                 if one is not None and one.temp is not None:
                     one.temp.discard()
 
-    def stored(self, results: Iterable[PutResult]) -> None:
+    def stored(self, digests: Iterable[Digest]) -> None:
         """Blobs that were stored durably in another way."""
         if self._lost:
-            for result in results:
-                self._lost.pop(result.digest, None)
+            for digest in digests:
+                self._lost.pop(digest, None)
 
     # ---- the durability point
 
@@ -144,6 +160,7 @@ class Pending:
     def settle(self) -> None:
         """Makes what waits durable and gives it its names; what can't be is lost. Interrupted, or
         failing, it leaves the rest waiting. Directories wait for ``Durability.sync``."""
+        self._spare.clear()
         if not self._waiting:
             return
         if self._pid != os.getpid():
@@ -156,6 +173,7 @@ class Pending:
 
     def drop(self) -> None:
         """Forgets what waits: nothing of it gets a name."""
+        self._spare.clear()
         if self._pid == os.getpid() and self._waiting:
             with self._turn:
                 while self._waiting:
@@ -228,6 +246,8 @@ class Pending:
         self._waiting.pop(one.digest)
         if one.temp is not None:
             one.temp.discard()
+        else:
+            self._ingest.distrust(one.fd)
 
 
 class _Waiting:

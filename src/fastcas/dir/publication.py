@@ -44,6 +44,7 @@ class Publication:
         grouped: list[tuple[int, Any]],
         staged: list[Staged],
         results: list[PutResult | None],
+        filesystem: _core.File | None,
     ) -> None:
         self._root = root
         self._ingest = ingest
@@ -56,6 +57,7 @@ class Publication:
         self._claims: dict[str, tuple[int, int]] = {}  # open files that were there, and their errnos
         self._errnos: dict[int, int] = {}  # of the files of `staged`, by number
         self._results = results
+        self._filesystem = filesystem  # to be synced as a whole
         self.size = 0
         self.failures: list[tuple[int, Any, Exception]] = []
         self.odd: list[tuple[int, Any]] = []
@@ -86,13 +88,16 @@ class Publication:
         errnos = self._sync_data(fds)
         self._errnos = {one.number: errno for one, errno in zip(new, errnos, strict=False)}
         for encoded, errno in zip(list(self._claims), errnos[len(new) :], strict=True):
-            self._claims[encoded] = self._claims[encoded][0], errno
+            fd, _ = self._claims[encoded]
+            if errno:
+                self._ingest.distrust(fd)
+            self._claims[encoded] = fd, errno
 
     def _sync_data(self, fds: list[int]) -> list[int]:
         """Of the group's files, which keep their errnos, and of ``fds``, whose errnos are returned."""
-        if self._durability.level == "syncfs":
+        if self._filesystem is not None:
             status = memoryview(bytearray(4)).cast("i")
-            self._durability.sync_data([], status)
+            _core.sync_filesystem(self._filesystem.fd, [], status)
             if status[0]:  # whose it was nobody knows: none of them gets its name
                 raise OSError(status[0], os.strerror(status[0]))
             return [0] * len(fds)

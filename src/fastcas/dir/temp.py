@@ -126,8 +126,7 @@ class Temp:
             old = self._name
             new = _new_name() if old is None else old
             if old is None:
-                _core.link_fd(self.fd, self._rootfd, os.fsencode(new))
-                self._name = new
+                self._link(new)
             else:
                 self._set_mode()
             os.rename(new, name, src_dir_fd=self._rootfd, dst_dir_fd=dirfd)
@@ -135,6 +134,15 @@ class Temp:
             if old is not None and os.fstat(self.fd).st_nlink > 1:
                 os.unlink(old, dir_fd=self._rootfd)
             self._name = None
+
+    def _link(self, name: str) -> None:
+        try:
+            _core.link_fd(self.fd, self._rootfd, os.fsencode(name))
+            self._name = name
+        except BaseException:  # an interruption too, after which nobody would know of the name
+            if exists(self._rootfd, name):
+                os.unlink(name, dir_fd=self._rootfd)
+            raise
 
     def _mark_as_used(self) -> None:
         # gc counts its grace from here, not from the last byte, after which a source may stay open, or

@@ -43,6 +43,8 @@ size_t fc_names_open(int dirfd, fc_place *places, size_t count, uint64_t deadlin
 
     for (size_t i = 0; i < count; i++) {
         places[i].fd = openat(dirfd, places[i].name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+        if (places[i].fd < 0 && errno == EMFILE && i)
+            return i; /* so many at once it can be */
         note(&places[i], places[i].fd < 0 || fstat(places[i].fd, &facts), &facts);
         if (!goes_on(places[i].status, deadline))
             return i + 1;

@@ -17,7 +17,7 @@ typedef struct {
 /* Looks at all of them. */
 void fc_names_stat(int dirfd, fc_place *places, size_t count);
 /* Opens them, and looks at what is open, until one fails (but for ENOENT) or the monotonic clock has `deadline`, in
-   nanoseconds: one at least. Returns how many, the one that failed included. */
+   nanoseconds, or no descriptor is left: one at least. Returns how many, the one that failed included. */
 size_t fc_names_open(int dirfd, fc_place *places, size_t count, uint64_t deadline);
 /* Unlinks the names of those `chosen`, in the same way. */
 size_t fc_names_unlink(int dirfd, fc_place *places, const size_t *chosen, size_t count, uint64_t deadline);
