@@ -21,11 +21,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Mutant:
-    """``what`` completes "the store …"; ``shim`` is a name in shim.c; ``patch`` runs in the child."""
+    """``what`` completes "the store …"; ``shim`` is a name in shim.c; ``patch`` runs in the child;
+    ``source`` is (file in native/, what stands there, what stands there instead), for gate K."""
 
     what: str
     shim: str | None
     patch: Callable[[], None]
+    source: tuple[str, str, str] | None = None
 
 
 MUTANTS: dict[str, Mutant] = {}
@@ -298,3 +300,98 @@ def one_read() -> None:
 
 @mutant("that refuses a link at the end of a path alone", shim="last-link-only")
 def last_link_only() -> None: ...
+
+
+# ---- the core's C
+
+
+def in_source(name: str, what: str, file: str, old: str, new: str) -> None:
+    MUTANTS[name] = Mutant(what, None, lambda: None, (file, old, new))
+
+
+in_source(
+    "slot-end",
+    "whose slots end a byte too late",
+    "sink.c",
+    "*size = sink->lane.slot_size - sink->fill;",
+    "*size = sink->lane.slot_size - sink->fill + 1;",
+)
+in_source(
+    "read-beyond",
+    "that hashes whole blocks beyond a piece's end",
+    "lanes.c",
+    "return stream->left / FC_SHA256_BLOCK;",
+    "return (stream->left + 63) / FC_SHA256_BLOCK;",
+)
+in_source(
+    "used-after-free",
+    "that frees its workers, then closes them",
+    "many.c",
+    "    for (int i = 0; many->workers && i <= threads; i++)\n",
+    "    free(many->workers);\n    for (int i = 0; many->workers && i <= threads; i++)\n",
+)
+in_source(
+    "lane-too-many",
+    "that closes a lane more than there are",
+    "many.c",
+    "for (int lane = 0; lane < FC_LANES_MAX; lane++) {",
+    "for (int lane = 0; lane <= FC_LANES_MAX; lane++) {",
+)
+in_source(
+    "hex-end",
+    "that ends a digest's digits a byte too late",
+    "small.c",
+    "name[2 * size] = 0;",
+    "name[2 * size + 1] = 0;",
+)
+in_source(
+    "ring-without-lock",
+    "whose caller queues pieces without the lock",
+    "ring.c",
+    """    pthread_mutex_lock(&ring->mutex);
+    ring->piece[ring->head % FC_SLOTS].data = data;
+    ring->piece[ring->head % FC_SLOTS].size = size;
+    __atomic_store_n(&ring->head, ring->head + 1, __ATOMIC_RELEASE);
+    pthread_cond_signal(&ring->queued);
+    pthread_mutex_unlock(&ring->mutex);
+""",
+    """    ring->head++;
+    ring->piece[(ring->head - 1) % FC_SLOTS].data = data;
+    ring->piece[(ring->head - 1) % FC_SLOTS].size = size;
+    pthread_cond_signal(&ring->queued);
+""",
+)
+in_source(
+    "slot-taken-early",
+    "that takes a slot which is being hashed",
+    "ring.c",
+    ">= FC_SLOTS)",
+    "> FC_SLOTS)",
+)
+in_source(
+    "items-without-lock",
+    "whose two threads take blobs without a lock",
+    "store.c",
+    """    pthread_mutex_lock(&store->mutex);
+    while (store->next < store->count && store->next > store->failed)
+        store->items[store->next++].status = FC_EUNBEGUN;
+    if (store->next < store->count && (store->count - store->next > FEW || is_single(store, seat) ||
+                                       seat->active <= other_of(store, seat)->active)) {
+        item = &store->items[store->next++];
+        seat->active++;
+    }
+    pthread_mutex_unlock(&store->mutex);
+""",
+    """    if (store->next < store->count) {
+        item = &store->items[store->next++];
+        seat->active++;
+    }
+""",
+)
+in_source(
+    "next-not-atomic",
+    "whose threads count what they took in a plain variable",
+    "many.c",
+    "number = __atomic_fetch_add(&many->next, 1, __ATOMIC_RELAXED);",
+    "number = many->next++;",
+)
