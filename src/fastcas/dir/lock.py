@@ -70,9 +70,11 @@ class Lock:
     def release(self, file: _core.File) -> None:
         """May be called again, where it was interrupted."""
         if file in _held:  # else this is a child of the process that locked it
-            fcntl.flock(file.fd, fcntl.LOCK_UN)
-            _held.discard(file)
-            file.close()
+            try:
+                fcntl.flock(file.fd, fcntl.LOCK_UN)  # for a child made by fork too, which may have it open
+            finally:
+                _held.discard(file)
+                file.close()
 
     def _open_file(self) -> tuple[int, os.stat_result]:
         root = self._root
