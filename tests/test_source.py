@@ -6,6 +6,7 @@ import socket
 import pytest
 
 import fastcas
+from fastcas.source import open_source
 
 
 @pytest.mark.timeout(20)
@@ -41,3 +42,17 @@ def test_a_socket_that_mustnt_wait_or_not_for_ever(tmp_path):
             two.setblocking(False)
             assert cas.put_blob(two).size == 13
         assert len(cas) == 1
+
+
+def test_an_interruption_loses_no_file(tmp_path, monkeypatch, no_fd_leak):
+    """Of a path, between its opening and its use."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("fastcas.source.Source.__enter__", interrupted)
+        with open_source(path):
+            pass

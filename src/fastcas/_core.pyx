@@ -81,10 +81,13 @@ cdef extern from "<unistd.h>" nogil:
     int syncfs(int fd)
 
 cdef extern from "<fcntl.h>" nogil:
+    int O_CLOEXEC
+    int open_descriptor "open"(const char *path, int flags)
     int SYNC_FILE_RANGE_WAIT_BEFORE
     int sync_file_range(int fd, int64_t offset, int64_t size, unsigned int flags)
 
 cdef extern from "<errno.h>" nogil:
+    int EINTR
     int read_errno "errno"
 
 cdef extern from "<sys/vfs.h>" nogil:
@@ -1670,6 +1673,23 @@ def open_file(int dirfd, bytes name not None, int flags, unsigned int mode=0):
     """The same as a File."""
     cdef File file = File(-1)
     file.fd = openat2(dirfd, name, flags, mode)
+    return file
+
+
+def open_path(bytes path not None, int flags):
+    """open(2) of a path of the user's, through whatever links, as a File; it may wait."""
+    cdef const char *name = path
+    cdef File file = File(-1)
+    cdef int error = EINTR
+    if b"\0" in path:
+        raise ValueError("embedded null byte")
+    while error == EINTR:
+        with nogil:
+            file.fd = open_descriptor(name, flags | O_CLOEXEC)
+            error = read_errno if file.fd < 0 else 0
+        PyErr_CheckSignals()
+    if error != 0:
+        raise failure(-error)
     return file
 
 

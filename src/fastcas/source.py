@@ -94,12 +94,12 @@ def open_source(source: Any) -> Source:
 
 def _from_path(path: os.PathLike[Any]) -> Source:
     name = os.fspath(path)
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
     try:
-        return _from_fd(fd, name, lambda: os.close(fd))
-    except BaseException:
-        os.close(fd)
+        file = _core.open_path(os.fsencode(name), os.O_RDONLY | os.O_NOCTTY)
+    except OSError as error:
+        error.filename = name
         raise
+    return _from_fd(file.fd, name, file.close)
 
 
 def _from_fd(fd: int, name: Any, close: Callable[[], None] | None = None) -> Source:
