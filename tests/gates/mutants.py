@@ -395,3 +395,23 @@ in_source(
     "number = __atomic_fetch_add(&many->next, 1, __ATOMIC_RELAXED);",
     "number = many->next++;",
 )
+
+
+# ---- interruptions
+
+
+@mutant("that doesn't end a lock when it is interrupted")
+def lock_kept() -> None:
+    from fastcas.dir import lock
+
+    kept = []
+    end = lock._Holder.__exit__
+
+    def leave(self, *error):
+        if error and error[0] is not None:
+            kept.append(self.file)
+            return
+        end(self, *error)
+
+    lock._Holder.__exit__ = leave
+    lock._Holder.__del__ = lambda self: None
