@@ -128,9 +128,9 @@ def _list_files(files: Any, media_type: str) -> Iterator[tuple[str, str, Any]]:
 
 @contextmanager
 def _open_entry(entry: Entry) -> Iterator[io.FileIO]:
-    with entry.open_file() as file:
-        yield file
-        entry.check_unchanged(file.fileno())
+    with entry.open_file() as fd:
+        yield io.FileIO(fd, closefd=False)
+        entry.check_unchanged(fd)
 
 
 def _check_media_type(given: object) -> None:
