@@ -228,6 +228,11 @@ def create_layout(path: str, *, durable: bool) -> Root:
     except FileExistsError:
         message = f"{path!r} exists; a layout is made only where nothing is"
         raise ClobberError(message, path=path) from None
+    except Exception:
+        raise
+    except BaseException:  # an interruption, which comes out of a call when that has ended
+        os.rmdir(path)
+        raise
     try:
         file = _core.open_path(path, DIRECTORY | os.O_NOFOLLOW)
     except BaseException:

@@ -5,6 +5,7 @@ Source: OCI image-spec 1.1, manifest.md, "Guidelines for Artifact Usage"; annota
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -22,7 +23,6 @@ from fastcas.image.reference import check_reference_name
 from fastcas.model import MEDIA_TYPE_EMPTY, Descriptor, Manifest
 
 if TYPE_CHECKING:
-    import io
     from datetime import datetime
 
     from fastcas.contract import Progress
