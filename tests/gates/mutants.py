@@ -415,3 +415,10 @@ def lock_kept() -> None:
 
     lock._Holder.__exit__ = leave
     lock._Holder.__del__ = lambda self: None
+
+
+# ---- long files
+
+
+@mutant("that counts what it writes in 32 bits", shim="offsets-of-32-bits")
+def offsets_of_32_bits() -> None: ...

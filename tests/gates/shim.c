@@ -166,6 +166,8 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off_t at)
         return -1;
     if (is_condition("lies") && size && is_file(fd))
         return lie(fd, data, size, at);
+    if (is("offsets-of-32-bits"))
+        at &= 0xffffffff;
     return REAL(pwrite)(fd, data, some(fd, size), at);
 }
 
