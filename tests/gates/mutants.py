@@ -422,3 +422,21 @@ def lock_kept() -> None:
 
 @mutant("that counts what it writes in 32 bits", shim="offsets-of-32-bits")
 def offsets_of_32_bits() -> None: ...
+
+
+# ---- caps
+
+
+@mutant("that parses documents of any size")
+def no_caps() -> None:
+    from fastcas import model
+
+    model.INDEX_LIMIT = model.DOCUMENT_LIMIT = 1 << 40
+    model.Index._limit = 1 << 40
+
+
+@mutant("whose walk goes every way to a document")
+def every_way_walked() -> None:
+    from fastcas.image import walk
+
+    walk.set = type("Forgetful", (set,), {"add": lambda self, item: None})
