@@ -29,7 +29,8 @@ ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 THREAD = ("-fsanitize=thread",)
 FLAGS = ("-O1", "-g1", "-fPIC", "-pthread", "-fno-omit-frame-pointer")
 
-#: What of the tests is most about memory; those that limit it, or load something before the sanitizer, can't be run.
+#: What of the tests is most about memory. Those that limit it, or load something before the sanitizer,
+#: can't be run.
 SHORT = ["test_core.py", "test_reader.py", "test_source.py", "test_verified.py"]
 UNFIT = "not last_rung and not no_thread_can_be_had and not without_libcrypto"
 SHORT_CHOICE = f"(small or sha512 or reader or source or verified) and {UNFIT}"
@@ -167,8 +168,9 @@ def run_tests(gate: Run) -> None:
     assert where.stdout.strip() == str(package / name), where.stderr
     which = gate.pick(SHORT_CHOICE, UNFIT)
     chosen = [TESTS / test for test in gate.pick(SHORT, [])] or [TESTS]
+    pytest = [*python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=600", "-k", which]
     result = subprocess.run(
-        [*python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=600", "-k", which, *chosen],
+        [*pytest, *chosen],
         env=environment, cwd=TESTS.parent, capture_output=True, text=True, timeout=3600,
     )  # fmt: skip
     problems = reports("", gate.place)

@@ -365,3 +365,78 @@ in_source(
     "number = __atomic_fetch_add(&many->next, 1, __ATOMIC_RELAXED);",
     "number = many->next++;",
 )
+
+
+# ---- scrub
+
+
+@mutant("whose scrub takes what could be read for right")
+def digest_ignored() -> None:
+    from fastcas.dir.check import Check
+
+    run = Check._run
+
+    def right(self, digests, algorithm, **options):
+        for digest, (encoded, *rest) in run(self, digests, algorithm, **options):
+            yield digest, (digest.encoded if options else encoded, *rest)
+
+    Check._run = right
+
+
+@mutant("whose scrub compares sizes")
+def scrub_by_size() -> None:
+    from fastcas.dir.check import Check
+    from fastcas.image import scrub
+
+    sizes: dict[str, int] = {}
+    verify = scrub._verify
+
+    def by_size(engine, blob, done, count):
+        if sizes.setdefault(blob.digest, blob.size) == blob.size:
+            return scrub.Verdict(blob, "good", "")
+        return verify(engine, blob, done, count)
+
+    scrub._verify = by_size
+    Check.run = lambda self, digests, *, quick: iter([""] * len(digests))
+
+
+@mutant("whose quick scrub takes what has a recorded checksum for right")
+def checksum_believed() -> None:
+    from fastcas.dir.check import Check
+
+    def compare(self, digests, records, means):
+        means.update((digest, "checksum") for digest in digests)
+
+    Check._compare = compare
+
+
+@mutant("whose quick scrub doesn't digest what has another checksum than the recorded one")
+def checksum_damns() -> None:
+    from fastcas.image import scrub
+
+    verify = scrub._verify
+
+    def damn(engine, blob, done, count):
+        verdict = verify(engine, blob, done, count)
+        return verdict._replace(state="corrupt") if verdict.state == "good" else verdict
+
+    from fastcas.dir.check import Check
+
+    digest = Check._digest
+    Check._digest = lambda self, digests, records, means: digest(
+        self, [d for d in digests if d not in records], records, means
+    )
+    scrub._verify = damn
+
+
+@mutant("whose scrub passes over what it can't read")
+def scrub_errors_swallowed() -> None:
+    from fastcas.image import scrub
+
+    verify = scrub._verify
+
+    def swallow(*arguments):
+        verdict = verify(*arguments)
+        return verdict._replace(state="gone") if verdict.state == "unreadable" else verdict
+
+    scrub._verify = swallow
