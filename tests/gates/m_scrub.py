@@ -240,7 +240,8 @@ def damage(
             )
             cas.scrub(quarantine=place / f"quarantine{number}")
             compare(f"round {number}, after quarantine", cas.scrub(), [*rest, (kind, lost)])
-            moved = {p.name for p in (place / f"quarantine{number}").iterdir() if ".json" not in p.name}
+            names = os.listdir(place / f"quarantine{number}")
+            moved = [name for name in names if ".json" not in name]
             bad = sum(item[0] == "corrupt" for item in expected)
             tell("state", "quarantine", [f"{len(moved)} of {bad} were moved"] * (len(moved) != bad))
 

@@ -440,3 +440,66 @@ def scrub_errors_swallowed() -> None:
         return verdict._replace(state="gone") if verdict.state == "unreadable" else verdict
 
     scrub._verify = swallow
+
+
+# ---- parsers
+
+
+@mutant("that reads documents of any size")
+def size_cap_removed() -> None:
+    from fastcas import jsonstyle
+
+    check = jsonstyle.check_bytes
+    jsonstyle.check_bytes = lambda raw, *, limit, what: check(raw, limit=1 << 62, what=what)
+
+
+@mutant("that reads documents of any depth")
+def depth_cap_removed() -> None:
+    from fastcas import jsonstyle
+
+    jsonstyle._check_depth = lambda raw, what: None
+
+
+@mutant("that decompresses without a limit")
+def output_cap_removed() -> None:
+    from fastcas.image.decompress import PlainReader
+
+    real = PlainReader.__init__
+    PlainReader.__init__ = lambda self, reader, compression, diff_id, limit, ratio: real(
+        self, reader, compression, diff_id, 1 << 62, 1 << 62
+    )
+
+
+@mutant("that takes the last of equal keys")
+def duplicate_keys_accepted() -> None:
+    from fastcas import jsonstyle
+
+    jsonstyle.has_distinct_keys = lambda raw, keys: True
+
+
+@mutant("whose parsers raise KeyError for a field that is missing")
+def parser_raises_key_error() -> None:
+    from fastcas import jsonstyle
+
+    real = jsonstyle._raise_field
+
+    def raising(error, what):
+        if "missing" in str(error):
+            raise KeyError(what)
+        real(error, what)
+
+    jsonstyle._raise_field = raising
+
+
+@mutant("that lets a RecursionError through")
+def recursion_error_raised() -> None:
+    from fastcas import jsonstyle
+
+    jsonstyle.decode = lambda decoder, raw, *, what: decoder.decode(raw)
+
+
+@mutant("that reads archives with names that lead out of them")
+def traversal_accepted() -> None:
+    from fastcas.image import tar
+
+    tar._check_name = lambda name, what, is_file: name
