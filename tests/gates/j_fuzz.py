@@ -1,8 +1,8 @@
 """J: what strangers wrote, into every parser: nothing but our errors, in bounded memory and time.
 
 First the corpus, whose files say by their names what must come of them: ``bad-…`` is refused, ``good-…``
-accepted, ``any-…`` one of the two; then what hypothesis makes of it, and in a soak atheris, which sees
-what of the code an input reaches (by hypothesis alone where it isn't installed).
+accepted, ``any-…`` one of the two; then what hypothesis makes of it, and in a soak atheris, which
+sees what of the code an input reaches (hypothesis alone where it isn't installed).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Targets:
         assert ".." not in digest.encoded
 
     def reference(self, raw: bytes) -> None:
-        check_reference_name(raw.decode("utf-8", "surrogatepass" if raw[:1] == b"\xed" else "replace"))
+        check_reference_name(raw.decode("utf-8", "surrogateescape"))
 
     def value(self, kind: Any, raw: bytes) -> None:
         found = kind.from_json(raw)

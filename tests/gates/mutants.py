@@ -503,3 +503,50 @@ def traversal_accepted() -> None:
     from fastcas.image import tar
 
     tar._check_name = lambda name, what, is_file: name
+
+
+# ---- what an engine remembers
+
+
+@mutant("that loses a change of the index now and then")
+def index_update_lost() -> None:
+    from fastcas.dir.index import IndexFile
+
+    write = IndexFile._write
+    count = iter(range(1 << 30))
+    IndexFile._write = lambda self, *arguments: next(count) % 4 == 3 or write(self, *arguments)
+
+
+@mutant("whose gc forgets an entry of the index")
+def gc_forgets_an_entry() -> None:
+    from fastcas.image import gc
+
+    roots = gc._roots
+    gc._roots = lambda index: roots(index)[1:]
+
+
+@mutant("that takes a stored blob as it is, damaged or not")
+def damaged_accepted() -> None:
+    from fastcas.dir.ingest import Ingest
+
+    Ingest._judge = lambda self, fd, *_: fd
+
+
+@mutant("that names a blob before its durability point")
+def waiting_is_visible() -> None:
+    from fastcas.dir.pending import Pending
+
+    add = Pending.add
+
+    def named(self, *arguments):
+        add(self, *arguments)
+        self._publish()
+
+    Pending.add = named
+
+
+@mutant("that publishes what was deleted while it waited")
+def delete_keeps_what_waits() -> None:
+    from fastcas.dir.pending import Pending
+
+    Pending.forget = lambda self, digest: None
