@@ -1,7 +1,7 @@
 """J: what strangers wrote, into every parser: nothing but our errors, in bounded memory and time.
 
-First the corpus, whose files say by their names what must come of them: ``bad-…`` is refused, ``good-…``
-accepted, ``any-…`` one of the two; then what hypothesis makes of it, and in a soak atheris, which
+First the corpus, whose files say by their names what must come of them: ``bad-…`` is refused,
+``good-…`` accepted, ``any-…`` one of the two; then what hypothesis makes of it, and in a soak atheris, which
 sees what of the code an input reaches (hypothesis alone where it isn't installed).
 """
 
