@@ -1,8 +1,8 @@
 """J: what strangers wrote, into every parser: nothing but our errors, in bounded memory and time.
 
 First the corpus, whose files say by their names what must come of them: ``bad-…`` is refused,
-``good-…`` accepted, ``any-…`` one of the two; then what hypothesis makes of it, and in a soak atheris, which
-sees what of the code an input reaches (hypothesis alone where it isn't installed).
+``good-…`` accepted, ``any-…`` one of the two; then what hypothesis makes of it, and in a soak
+atheris, which sees what of the code an input reaches (hypothesis alone where it isn't installed).
 """
 
 from __future__ import annotations

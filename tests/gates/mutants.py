@@ -540,7 +540,7 @@ def waiting_is_visible() -> None:
 
     def named(self, *arguments):
         add(self, *arguments)
-        self._publish()
+        self.settle()
 
     Pending.add = named
 
