@@ -23,13 +23,17 @@ TESTS = Path(__file__).resolve().parent.parent
 
 
 def command(
-    function: Callable[..., Any], *arguments: Any, mutant: str | None = None, steps: bool = False
+    function: Callable[..., Any],
+    *arguments: Any,
+    mutant: str | None = None,
+    steps: bool = False,
+    io: str = "",
 ) -> tuple[list[str], dict[str, str]]:
     """The command and the environment for ``function(*arguments)``, which must be JSON, or paths."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    environment.update(mutants.environment(mutant, steps=steps))
+    environment.update(mutants.environment(mutant, steps=steps, io=io))
     values = json.dumps([str(a) if isinstance(a, Path) else a for a in arguments])
     program = [sys.executable, "-m", "gates.child", mutant or ""]
     return [*program, function.__module__, function.__qualname__, values], environment
@@ -40,12 +44,13 @@ def start(
     *arguments: Any,
     mutant: str | None = None,
     steps: bool = False,
+    io: str = "",
     prefix: Sequence[str] = (),
     **options: Any,
 ) -> subprocess.Popen[bytes]:
     """Starts it, ``prefix`` before its command; its pipes are standard input and output. With
-    ``steps`` it can use steps.py."""
-    line, environment = command(function, *arguments, mutant=mutant, steps=steps)
+    ``steps`` it can use steps.py; ``io`` is a condition of shim.c."""
+    line, environment = command(function, *arguments, mutant=mutant, steps=steps, io=io)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, **options}
     return subprocess.Popen([*prefix, *line], env=environment, bufsize=0, **pipes)
 

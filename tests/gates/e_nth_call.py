@@ -87,12 +87,15 @@ ERRORS: dict[str, tuple[str, ...]] = {
 }
 
 #: Calls that don't fail for what is asked of them, or whose failure is the interpreter's affair.
-UNFAILING = frozenset(
-    """brk chmod clock_gettime clock_nanosleep exit exit_group fadvise64 futex getcwd geteuid getpid
-    getrandom gettid getuid kill madvise membarrier mprotect mremap munmap prctl prlimit64 restart_syscall
-    rseq rt_sigaction rt_sigprocmask rt_sigreturn sched_getaffinity sched_setaffinity sched_yield
-    set_robust_list set_tid_address sysinfo tgkill umask uname""".split()
-)
+# fmt: off
+UNFAILING = {
+    "brk", "chmod", "clock_gettime", "clock_nanosleep", "exit", "exit_group", "fadvise64", "futex",
+    "getcwd", "geteuid", "getpid", "getrandom", "gettid", "getuid", "kill", "madvise", "membarrier",
+    "mprotect", "mremap", "munmap", "prctl", "prlimit64", "restart_syscall", "rseq", "rt_sigaction",
+    "rt_sigprocmask", "rt_sigreturn", "sched_getaffinity", "sched_setaffinity", "sched_yield",
+    "set_robust_list", "set_tid_address", "sysinfo", "tgkill", "umask", "uname",
+}
+# fmt: on
 
 #: A failure of these must be told, and be told as final: it is never made good by another try.
 SYNCS = {"fsync", "fdatasync", "syncfs"}

@@ -53,12 +53,13 @@ def shim() -> Path:
     return library
 
 
-def environment(name: str | None, *, steps: bool = False) -> dict[str, str]:
-    """What a child needs in its environment for that mutant, and for stops at steps."""
+def environment(name: str | None, *, steps: bool = False, io: str = "") -> dict[str, str]:
+    """What a child needs in its environment for that mutant, for stops at steps, and for reads and
+    writes under the condition ``io`` (shim.c)."""
     chosen = None if name is None else MUTANTS[name].shim
-    if chosen is None and not steps:
+    if chosen is None and not steps and not io:
         return {}
-    return {"LD_PRELOAD": str(shim()), "GATES_SHIM": chosen or ""}
+    return {"LD_PRELOAD": str(shim()), "GATES_SHIM": chosen or "", "GATES_IO": io}
 
 
 # ---- syncs
@@ -270,6 +271,28 @@ def wrong_errors() -> None:
     from fastcas.dir.root import Root
 
     Root.named = lambda self, error, *name: RuntimeError(str(error))
+
+
+@mutant("that doesn't compare a file's size with what was written", shim="no-size-check")
+def no_size_check() -> None: ...
+
+
+@mutant("that takes an interrupted call for a failed one", shim="interruptions-are-errors")
+def interruptions_are_errors() -> None: ...
+
+
+@mutant("that takes it that a write writes all")
+def one_write() -> None:
+    from fastcas.dir import index
+
+    index.write_all = os.write
+
+
+@mutant("that takes a short read for the end")
+def one_read() -> None:
+    from fastcas.dir import index
+
+    index.read_all = lambda fd, limit, size: os.read(fd, limit)
 
 
 # ---- the core's C

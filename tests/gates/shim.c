@@ -1,7 +1,8 @@
 /* What gates do to the calls of a process, loaded before libc: a protection removed (GATES_SHIM names
-   one), or a thread stopped at one of its steps. */
+   one), a thread stopped at one of its steps, or reads and writes that do less than they were asked for (GATES_IO). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <semaphore.h>
 #include <stdarg.h>
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -72,6 +74,122 @@ static int skips_sync(int fd)
         return is("no-directory-sync");
     return is("no-file-sync") || (is("name-before-sync") && !facts.st_nlink) ||
            (is("no-found-file-sync") && was_found(fd));
+}
+
+/* ---- reads and writes: GATES_IO is the most bytes that one moves, or "interrupted": of seven calls one is, or "lies": a write
+   leaves out its last byte and says that it didn't. */
+
+enum { DESCRIPTORS = 4096 };
+static off_t lost[DESCRIPTORS]; /* bytes of each file that its writer believes to be there */
+
+static int is_condition(const char *name)
+{
+    const char *value = getenv("GATES_IO");
+
+    return value && !strcmp(value, name);
+}
+
+static int interrupted(void)
+{
+    static unsigned calls;
+
+    if (!is_condition("interrupted") || __sync_add_and_fetch(&calls, 1) % 7)
+        return 0;
+    errno = is("interruptions-are-errors") ? EIO : EINTR;
+    return 1;
+}
+
+static int is_file(int fd)
+{
+    struct stat facts;
+
+    return fd < DESCRIPTORS && !REAL(fstat)(fd, &facts) && S_ISREG(facts.st_mode);
+}
+
+/* How much of `size` is moved. Pipes and terminals are the test's own. */
+static size_t some(int fd, size_t size)
+{
+    const char *value = getenv("GATES_IO");
+    size_t most = value ? strtoul(value, NULL, 10) : 0;
+
+    return most && most < size && is_file(fd) ? most : size;
+}
+
+ssize_t read(int fd, void *data, size_t size)
+{
+    return interrupted() ? -1 : REAL(read)(fd, data, some(fd, size));
+}
+
+ssize_t pread64(int fd, void *data, size_t size, off_t at)
+{
+    return interrupted() ? -1 : REAL(pread)(fd, data, some(fd, size), at);
+}
+
+ssize_t pread(int fd, void *data, size_t size, off_t at)
+{
+    return pread64(fd, data, size, at);
+}
+
+/* What comes later takes the place of what is lost, so that the file gets too short. */
+static ssize_t lie(int fd, const void *data, size_t size, off_t at)
+{
+    ssize_t n;
+
+    if (!at)
+        lost[fd] = 0;
+    n = REAL(pwrite)(fd, data, size > 1 ? size - 1 : size, at - lost[fd]);
+    if (size < 2 || n != (ssize_t)size - 1)
+        return n;
+    lost[fd]++;
+    return (ssize_t)size;
+}
+
+ssize_t write(int fd, const void *data, size_t size)
+{
+    if (interrupted())
+        return -1;
+    if (is_condition("lies") && size && is_file(fd)) {
+        off_t at = lseek(fd, 0, SEEK_CUR);
+        ssize_t n = lie(fd, data, size, at);
+        if (n > 0)
+            lseek(fd, at + n, SEEK_SET);
+        return n;
+    }
+    return REAL(write)(fd, data, some(fd, size));
+}
+
+ssize_t pwrite64(int fd, const void *data, size_t size, off_t at)
+{
+    step(CALL);
+    if (interrupted())
+        return -1;
+    if (is_condition("lies") && size && is_file(fd))
+        return lie(fd, data, size, at);
+    return REAL(pwrite)(fd, data, some(fd, size), at);
+}
+
+ssize_t pwrite(int fd, const void *data, size_t size, off_t at)
+{
+    return pwrite64(fd, data, size, at);
+}
+
+ssize_t sendfile(int to, int from, off_t *at, size_t size)
+{
+    return interrupted() ? -1 : REAL(sendfile)(to, from, at, some(from, size));
+}
+
+ssize_t copy_file_range(int from, off64_t *in, int to, off64_t *out, size_t size, unsigned flags)
+{
+    return interrupted() ? -1 : REAL(copy_file_range)(from, in, to, out, some(from, size), flags);
+}
+
+int fstat(int fd, struct stat *facts)
+{
+    int status = REAL(fstat)(fd, facts);
+
+    if (!status && is("no-size-check") && fd < DESCRIPTORS && S_ISREG(facts->st_mode))
+        facts->st_size += lost[fd];
+    return status;
 }
 
 /* ---- the calls */
@@ -139,12 +257,6 @@ int futimens(int fd, const struct timespec times[2])
 {
     step(CALL);
     return REAL(futimens)(fd, times);
-}
-
-ssize_t pwrite(int fd, const void *data, size_t size, off_t at)
-{
-    step(CALL);
-    return REAL(pwrite)(fd, data, size, at);
 }
 
 long syscall(long number, ...)

@@ -71,8 +71,10 @@ class Lock:
     def release(self, fd: int) -> None:
         if fd in _held:  # else this is a child of the process that locked it
             _held.discard(fd)
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_UN)  # for a child made by fork too, which may have it open
+            finally:
+                os.close(fd)
 
     def _open_file(self) -> tuple[int, os.stat_result]:
         root = self._root

@@ -120,7 +120,7 @@ void fc_store_publish(fc_item *item, int place)
     give_name(item, place);
 }
 
-/* A large file is as long as what was hashed; a small one was written by one call. */
+/* The file is as long as what was hashed, whatever its writes said. */
 static int check_size(const fc_stream *from)
 {
     struct stat facts;
@@ -141,9 +141,9 @@ static int complete(const fc_store *store, fc_stream *from, const unsigned char 
     item->size = from->offset;
     if (store->to->sync && fc_small_exists(store->place, item->name))
         status = 1;
-    else if (from->held)
-        status = write_piece(store, from, from->held, (size_t)item->size);
     else
+        status = from->held ? write_piece(store, from, from->held, (size_t)item->size) : 0;
+    if (!status)
         status = check_size(from);
     if (!status && !from->held && store->checksum)
         status = store->checksum->final(from->checksum, item->checksum);
