@@ -440,3 +440,188 @@ def every_way_walked() -> None:
     from fastcas.image import walk
 
     walk.set = type("Forgetful", (set,), {"add": lambda self, item: None})
+
+
+# ---- scrub
+
+
+@mutant("whose scrub takes what could be read for right")
+def digest_ignored() -> None:
+    from fastcas.dir.check import Check
+
+    run = Check._run
+
+    def right(self, digests, algorithm, **options):
+        for digest, (encoded, *rest) in run(self, digests, algorithm, **options):
+            yield digest, (digest.encoded if options else encoded, *rest)
+
+    Check._run = right
+
+
+@mutant("whose scrub compares sizes")
+def scrub_by_size() -> None:
+    from fastcas.dir.check import Check
+    from fastcas.image import scrub
+
+    sizes: dict[str, int] = {}
+    verify = scrub._verify
+
+    def by_size(engine, blob, done, count):
+        if sizes.setdefault(blob.digest, blob.size) == blob.size:
+            return scrub.Verdict(blob, "good", "")
+        return verify(engine, blob, done, count)
+
+    scrub._verify = by_size
+    Check.run = lambda self, digests, *, quick: iter([""] * len(digests))
+
+
+@mutant("whose quick scrub takes what has a recorded checksum for right")
+def checksum_believed() -> None:
+    from fastcas.dir.check import Check
+
+    def compare(self, digests, records, means):
+        means.update((digest, "checksum") for digest in digests)
+
+    Check._compare = compare
+
+
+@mutant("whose quick scrub doesn't digest what has another checksum than the recorded one")
+def checksum_damns() -> None:
+    from fastcas.image import scrub
+
+    verify = scrub._verify
+
+    def damn(engine, blob, done, count):
+        verdict = verify(engine, blob, done, count)
+        return verdict._replace(state="corrupt") if verdict.state == "good" else verdict
+
+    from fastcas.dir.check import Check
+
+    digest = Check._digest
+    Check._digest = lambda self, digests, records, means: digest(
+        self, [d for d in digests if d not in records], records, means
+    )
+    scrub._verify = damn
+
+
+@mutant("whose scrub passes over what it can't read")
+def scrub_errors_swallowed() -> None:
+    from fastcas.image import scrub
+
+    verify = scrub._verify
+
+    def swallow(*arguments):
+        verdict = verify(*arguments)
+        return verdict._replace(state="gone") if verdict.state == "unreadable" else verdict
+
+    scrub._verify = swallow
+
+
+# ---- parsers
+
+
+@mutant("that reads documents of any size")
+def size_cap_removed() -> None:
+    from fastcas import jsonstyle
+
+    check = jsonstyle.check_bytes
+    jsonstyle.check_bytes = lambda raw, *, limit, what: check(raw, limit=1 << 62, what=what)
+
+
+@mutant("that reads documents of any depth")
+def depth_cap_removed() -> None:
+    from fastcas import jsonstyle
+
+    jsonstyle._check_depth = lambda raw, what: None
+
+
+@mutant("that decompresses without a limit")
+def output_cap_removed() -> None:
+    from fastcas.image.decompress import PlainReader
+
+    real = PlainReader.__init__
+    PlainReader.__init__ = lambda self, reader, compression, diff_id, limit, ratio: real(
+        self, reader, compression, diff_id, 1 << 62, 1 << 62
+    )
+
+
+@mutant("that takes the last of equal keys")
+def duplicate_keys_accepted() -> None:
+    from fastcas import jsonstyle
+
+    jsonstyle.has_distinct_keys = lambda raw, keys: True
+
+
+@mutant("whose parsers raise KeyError for a field that is missing")
+def parser_raises_key_error() -> None:
+    from fastcas import jsonstyle
+
+    real = jsonstyle._raise_field
+
+    def raising(error, what):
+        if "missing" in str(error):
+            raise KeyError(what)
+        real(error, what)
+
+    jsonstyle._raise_field = raising
+
+
+@mutant("that lets a RecursionError through")
+def recursion_error_raised() -> None:
+    from fastcas import jsonstyle
+
+    jsonstyle.decode = lambda decoder, raw, *, what: decoder.decode(raw)
+
+
+@mutant("that reads archives with names that lead out of them")
+def traversal_accepted() -> None:
+    from fastcas.image import tar
+
+    tar._check_name = lambda name, what, is_file: name
+
+
+# ---- what an engine remembers
+
+
+@mutant("that loses a change of the index now and then")
+def index_update_lost() -> None:
+    from fastcas.dir.index import IndexFile
+
+    write = IndexFile._write
+    count = iter(range(1 << 30))
+    IndexFile._write = lambda self, *arguments: next(count) % 4 == 3 or write(self, *arguments)
+
+
+@mutant("whose gc forgets an entry of the index")
+def gc_forgets_an_entry() -> None:
+    from fastcas.image import gc
+
+    roots = gc._roots
+    gc._roots = lambda index: roots(index)[1:]
+
+
+@mutant("that takes a stored blob as it is, damaged or not")
+def damaged_accepted() -> None:
+    from fastcas.dir.ingest import Ingest
+
+    Ingest._judge = lambda self, fd, *_: fd
+
+
+@mutant("that names a blob before its durability point")
+def waiting_is_visible() -> None:
+    from fastcas.dir.pending import Pending
+
+    add = Pending.add
+
+    def named(self, *arguments):
+        add(self, *arguments)
+        self.settle()
+
+    Pending.add = named
+
+
+@mutant("that publishes what was deleted while it waited")
+def delete_keeps_what_waits() -> None:
+    from fastcas.dir.pending import Pending
+
+    Pending.forget = lambda self, digest: None
