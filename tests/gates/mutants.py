@@ -268,3 +268,58 @@ def wrong_errors() -> None:
     from fastcas.dir.root import Root
 
     Root.named = lambda self, error, *name: RuntimeError(str(error))
+
+
+@mutant("whose errors name no file")
+def errors_unnamed() -> None:
+    from fastcas.dir.root import Root
+
+    Root.named = lambda self, error, *name: OSError(error.errno, error.strerror)
+
+
+@mutant("whose put_blobs forgets what failed")
+def failures_of_put_blobs_forgotten() -> None:
+    from fastcas.dir.batch import Batch
+
+    Batch._fail = lambda self, number, source, error: None
+
+
+@mutant("that forgets what got no name at a durability point")
+def lost_forgotten() -> None:
+    from fastcas.dir.pending import Pending
+
+    lose = Pending._lose
+
+    def forget(self, one, error):
+        lose(self, one, error)
+        self._lost.clear()
+
+    Pending._lose = forget
+
+
+@mutant("that writes the index in its place")
+def index_in_place() -> None:
+    from fastcas.dir.index import IndexFile
+    from fastcas.dir.root import write_all
+
+    def write(self, raw, only_if=None):
+        self._pending.sync()
+        with open(self._root.join("index.json"), "wb", buffering=0) as file:
+            write_all(file.fileno(), raw)
+        return True
+
+    IndexFile._write = write
+
+
+@mutant("that leaves half of a layout that couldn't be made")
+def half_layouts_kept() -> None:
+    from fastcas.dir import root
+
+    root._remove_new_layout = lambda fd, path: None
+
+
+@mutant("that fails where checksums for quick scrub can't be kept")
+def checksums_required() -> None:
+    from fastcas.dir import checksums
+
+    checksums.OSError = ZeroDivisionError
