@@ -7,6 +7,7 @@ library does which is loaded before libc (shim.c), or both. A new one: a functio
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 
 @dataclass(frozen=True)
@@ -323,3 +325,61 @@ def checksums_required() -> None:
     from fastcas.dir import checksums
 
     checksums.OSError = ZeroDivisionError
+
+
+# ---- containment
+
+
+def _open_by(look: Callable[[int, str], None]) -> None:
+    """Names are opened as they are, but for a link at their end, after a look at them."""
+    from fastcas.dir import root
+
+    def opening(dirfd, name, flags, mode):
+        look(dirfd, name)
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=dirfd)
+
+    root.HAVE_OPENAT2 = False
+    root._open_beneath = opening
+
+
+@mutant("that opens with O_NOFOLLOW, which guards the last component only")
+def links_of_leaves_refused() -> None:
+    _open_by(lambda dirfd, name: None)
+
+
+@mutant("that looks for links, then opens")
+def looked_then_opened() -> None:
+    def look(dirfd, name):
+        parts = name.split("/")
+        for count in range(1, len(parts) + 1):
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat("/".join(parts[:count]), dir_fd=dirfd, follow_symlinks=False)
+                if stat.S_ISLNK(found.st_mode):
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+    _open_by(look)
+
+
+@mutant("that takes any string for a digest")
+def digests_unchecked() -> None:
+    from fastcas import Digest
+
+    Digest.__new__ = str.__new__
+
+
+@mutant("that marks a stored blob as used though it has a second name")
+def second_names_taken() -> None:
+    from fastcas.dir import ingest
+
+    def fstat(fd):
+        facts = os.fstat(fd)
+        return os.stat_result((*facts[:3], 1, *facts[4:10]))
+
+    ingest.os = SimpleNamespace(**{**vars(os), "fstat": fstat})
+
+
+@mutant("that leaves files of root's in a user's layout")
+def owner_ignored() -> None:
+    from fastcas.dir.root import Root
+
+    Root.owner = property(lambda self: None, lambda self, value: None)
