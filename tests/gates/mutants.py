@@ -7,6 +7,7 @@ library does which is loaded before libc (shim.c), or both. A new one: a functio
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 
 @dataclass(frozen=True)
@@ -295,11 +297,59 @@ def one_read() -> None:
     index.read_all = lambda fd, limit, size: os.read(fd, limit)
 
 
-# ---- containment
+@mutant("whose errors name no file")
+def errors_unnamed() -> None:
+    from fastcas.dir.root import Root
+
+    Root.named = lambda self, error, *name: OSError(error.errno, error.strerror)
 
 
-@mutant("that refuses a link at the end of a path alone", shim="last-link-only")
-def last_link_only() -> None: ...
+@mutant("whose put_blobs forgets what failed")
+def failures_of_put_blobs_forgotten() -> None:
+    from fastcas.dir.batch import Batch
+
+    Batch._fail = lambda self, number, source, error: None
+
+
+@mutant("that forgets what got no name at a durability point")
+def lost_forgotten() -> None:
+    from fastcas.dir.pending import Pending
+
+    lose = Pending._lose
+
+    def forget(self, one, error):
+        lose(self, one, error)
+        self._lost.clear()
+
+    Pending._lose = forget
+
+
+@mutant("that writes the index in its place")
+def index_in_place() -> None:
+    from fastcas.dir.index import IndexFile
+    from fastcas.dir.root import write_all
+
+    def write(self, raw, only_if=None):
+        self._pending.sync()
+        with open(self._root.join("index.json"), "wb", buffering=0) as file:
+            write_all(file.fileno(), raw)
+        return True
+
+    IndexFile._write = write
+
+
+@mutant("that leaves half of a layout that couldn't be made")
+def half_layouts_kept() -> None:
+    from fastcas.dir import root
+
+    root._remove_new_layout = lambda fd, path: None
+
+
+@mutant("that fails where checksums for quick scrub can't be kept")
+def checksums_required() -> None:
+    from fastcas.dir import checksums
+
+    checksums.OSError = ZeroDivisionError
 
 
 # ---- the core's C
@@ -625,3 +675,58 @@ def delete_keeps_what_waits() -> None:
     from fastcas.dir.pending import Pending
 
     Pending.forget = lambda self, digest: None
+
+
+def _open_by(look: Callable[[int, str], None]) -> None:
+    """Names are opened as they are, but for a link at their end, after a look at them."""
+    from fastcas.dir import root
+
+    def opening(dirfd, name, flags, mode):
+        look(dirfd, name)
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=dirfd)
+
+    root.HAVE_OPENAT2 = False
+    root._open_beneath = opening
+
+
+@mutant("that opens with O_NOFOLLOW, which guards the last component only")
+def links_of_leaves_refused() -> None:
+    _open_by(lambda dirfd, name: None)
+
+
+@mutant("that looks for links, then opens")
+def looked_then_opened() -> None:
+    def look(dirfd, name):
+        parts = name.split("/")
+        for count in range(1, len(parts) + 1):
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat("/".join(parts[:count]), dir_fd=dirfd, follow_symlinks=False)
+                if stat.S_ISLNK(found.st_mode):
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+    _open_by(look)
+
+
+@mutant("that takes any string for a digest")
+def digests_unchecked() -> None:
+    from fastcas import Digest
+
+    Digest.__new__ = str.__new__
+
+
+@mutant("that marks a stored blob as used though it has a second name")
+def second_names_taken() -> None:
+    from fastcas.dir import ingest
+
+    def fstat(fd):
+        facts = os.fstat(fd)
+        return os.stat_result((*facts[:3], 1, *facts[4:10]))
+
+    ingest.os = SimpleNamespace(**{**vars(os), "fstat": fstat})
+
+
+@mutant("that leaves files of root's in a user's layout")
+def owner_ignored() -> None:
+    from fastcas.dir.root import Root
+
+    Root.owner = property(lambda self: None, lambda self, value: None)

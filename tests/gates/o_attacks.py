@@ -55,8 +55,8 @@ def entries(count: int) -> bytes:
     return f'{{"schemaVersion":2,"manifests":[{body}]}}'.encode()
 
 
-def write_index(content: bytes) -> Callable[[fastcas.DirEngine, Path], None]:
-    return lambda cas, layout: (layout / "index.json").write_bytes(content) and None
+def write_index(make: Callable[[], bytes]) -> Callable[[fastcas.DirEngine, Path], None]:
+    return lambda cas, layout: (layout / "index.json").write_bytes(make()) and None
 
 
 def put_index(cas: fastcas.DirEngine, *below: Descriptor) -> Descriptor:
@@ -125,14 +125,18 @@ def load(cas: fastcas.DirEngine, packed: bytes) -> None:
 MOST_ENTRIES = INDEX_LIMIT // 200
 
 ATTACKS = {
-    "an index of 100 MB of spaces": Attack(write_index(b" " * 100_000_000), read_index, True, 4),
-    "an index nested 100 000 deep": Attack(write_index(b"[" * 100_000), read_index, True, 16),
+    "an index of 100 MB of spaces": Attack(
+        write_index(lambda: b" " * 100_000_000), read_index, True, 4
+    ),
+    "an index nested 100 000 deep": Attack(write_index(lambda: b"[" * 100_000), read_index, True, 16),
     "a document nested 100 000 deep": Attack(
         put_opaque(b'{"schemaVersion":2,"manifests":' + b"[" * 100_000), walk_all, True, 16
     ),
-    "an index of a million descriptors": Attack(write_index(entries(1_000_000)), read_index, True, 4),
+    "an index of a million descriptors": Attack(
+        write_index(lambda: entries(1_000_000)), read_index, True, 4
+    ),
     f"an index of {MOST_ENTRIES} descriptors, read, resolved and updated": Attack(
-        write_index(entries(MOST_ENTRIES)), resolve, False, 1200
+        write_index(lambda: entries(MOST_ENTRIES)), resolve, False, 1200
     ),
     "a document of 5 MB": Attack(put_opaque(b'{"a":"' + b"x" * 5_000_000 + b'"}'), walk_all, True, 4),
     "a diamond of 30 levels": Attack(put_diamond, walk_all, False, 16),

@@ -4,7 +4,6 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <semaphore.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -271,12 +270,7 @@ long syscall(long number, ...)
     for (int i = 0; i < 6; i++)
         a[i] = va_arg(list, long);
     va_end(list);
-    if (number == SYS_openat2) {
+    if (number == SYS_openat2)
         step(CALL);
-        if (is("last-link-only")) {
-            const struct open_how *how = (const struct open_how *)a[2];
-            return openat((int)a[0], (const char *)a[1], (int)how->flags | O_NOFOLLOW, (mode_t)how->mode);
-        }
-    }
     return REAL(syscall)(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }

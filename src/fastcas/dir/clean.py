@@ -39,6 +39,8 @@ def remove_debris(root: Root, lock: Lock) -> list[str]:
                     continue
                 if dead:
                     removed.append(name)
+        except OSError as error:
+            raise root.named(error) from error.__cause__
         finally:
             os.close(directory)
     return removed
