@@ -406,12 +406,13 @@ def test_small_and_regular_files_are_opened_beneath(tmp_path):
     (blobs / names[b"link"]).symlink_to(small)
     os.mkfifo(blobs / names[b"fifo"])
     (blobs / names[b"folder"]).mkdir()
-    handle = _core.Handle(os.open(root, os.O_RDONLY), lambda: LookupError("closed"))
+    handle = _core.Handle(_core.open_path(root, os.O_RDONLY), lambda: LookupError("closed"))
     place = _core.Place(handle, b"blobs", "sha256", 64, str)
     assert place.read(small) == b"abc"
     for opened in (place.read(large), place.open(large), place.open(small)):
-        with _core.File(opened[0]) as fd:
-            assert os.fstat(fd).st_size == opened[1]
+        file, size = opened
+        with file as fd:
+            assert os.fstat(fd).st_size == size
     for what in (b"fifo", b"folder"):
         for use in (place.open, place.read):
             with pytest.raises(_core.KindError):

@@ -754,24 +754,24 @@ def test_an_index_written_in_place_is_noticed(cas, layout, at_rest, monkeypatch)
         time.sleep(0.11)
     else:
         monkeypatch.setattr(sweep, "_version", lambda facts: "as if within one tick")
-    witness = sweep._Witness(cas._root, index.raw, True)
-    assert witness.holds()
-    assert witness._at_rest == at_rest
-    with open(path, "r+b") as file:
-        file.write(raw.replace(b'"one"', b'"two"'))
-        file.flush()
-        os.utime(path, ns=(witness._facts.st_atime_ns, witness._facts.st_mtime_ns))
-    assert not witness.holds()
-    assert not witness.holds(), "once changed, it is read again by who wants to go on"
-    witness.close()
+    with sweep._open_index(cas._root) as fd:
+        witness = sweep._Witness(cas._root, fd, index.raw, True)
+        assert witness.holds()
+        assert witness._at_rest == at_rest
+        with open(path, "r+b") as file:
+            file.write(raw.replace(b'"one"', b'"two"'))
+            file.flush()
+            os.utime(path, ns=(witness._facts.st_atime_ns, witness._facts.st_mtime_ns))
+        assert not witness.holds()
+        assert not witness.holds(), "once changed, it is read again by who wants to go on"
     path.write_bytes(raw)
-    witness = sweep._Witness(cas._root, raw, False)
-    assert witness.holds()
-    path.rename(layout / "other")
-    assert not witness.holds()
-    shutil.copy(layout / "other", path)
-    assert not witness.holds(), "another file"
-    witness.close()
+    with sweep._open_index(cas._root) as fd:
+        witness = sweep._Witness(cas._root, fd, raw, False)
+        assert witness.holds()
+        path.rename(layout / "other")
+        assert not witness.holds()
+        shutil.copy(layout / "other", path)
+        assert not witness.holds(), "another file"
     path.unlink()
     with pytest.raises(InvalidError):
         sweep._Witness(cas._root, raw, False)

@@ -129,7 +129,7 @@ def scrub(context: Context) -> Iterator[Group]:
 
 
 def _directory(root: Path) -> _core.File:
-    return _core.File(os.open(root / "blobs" / "sha256", os.O_RDONLY | os.O_DIRECTORY))
+    return _core.open_path(root / "blobs" / "sha256", os.O_RDONLY | os.O_DIRECTORY)
 
 
 def algorithms(context: Context) -> Iterator[Group]:

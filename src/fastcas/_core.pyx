@@ -81,8 +81,11 @@ cdef extern from "<unistd.h>" nogil:
     int syncfs(int fd)
 
 cdef extern from "<fcntl.h>" nogil:
+    int AT_FDCWD
+    int F_DUPFD_CLOEXEC
     int O_CLOEXEC
-    int open_descriptor "open"(const char *path, int flags)
+    int fcntl(int fd, int command, int argument)
+    int openat(int dirfd, const char *path, int flags, unsigned int mode)
     int SYNC_FILE_RANGE_WAIT_BEFORE
     int sync_file_range(int fd, int64_t offset, int64_t size, unsigned int flags)
 
@@ -815,8 +818,9 @@ cdef class Place:
         return digits
 
     def open(self, str encoded not None):
-        """(descriptor, size) of that regular file, for reading; KindError for anything else."""
+        """(File, size) of that regular file, for reading; KindError for anything else."""
         cdef char name[PATH_MOST + 2 * FC_DIGEST_MAX + 2]
+        cdef File file = File()
         cdef int64_t size = -1
         cdef int fd, root
         self.find(encoded, name)
@@ -826,7 +830,8 @@ cdef class Place:
         self.root.release()
         if fd < 0 or size < 0:
             raise failure(fd if fd < 0 else FC_EKIND)
-        return fd, size
+        file.fd = fd
+        return file, size
 
     def read(self, str encoded not None):
         """The content of that regular file, verified; of one of more than SMALL bytes what `open` returns."""
@@ -844,7 +849,7 @@ cdef class Place:
             if status == 1:
                 if small.size < 0:
                     raise failure(FC_EKIND)
-                return small.fd, small.size
+                return File(small.fd), small.size
             return verified_small(&small, status, digester, slab)
         finally:
             give_slab(slab)
@@ -853,10 +858,11 @@ cdef class Place:
     def put(self, bytes data not None, unsigned int mode, owner, bint sync):
         """Stores `data`, of at most SMALL bytes, under its digest: written to a file without a name, with
         `mode` less the umask and `owner` (uid, gid) or None, synced if `sync`, then linked. Returns (digest,
-        descriptor of the directory or -1 unless `sync`). Returns None, and has done nothing, where that
+        File of the directory or None unless `sync`). Returns None, and has done nothing, where that
         name exists or the way is barred."""
         cdef fc_small_place to
         cdef char name[2 * FC_DIGEST_MAX + 1]
+        cdef File file = File() if sync else None
         cdef int directory = -1, status
         self.prepare(&to, data, mode, owner)
         to.sync = sync
@@ -871,13 +877,15 @@ cdef class Place:
         give_digester(digester)
         if status < 0:
             raise failure(status)
-        return None if status else (self.digest_of(name), directory)
+        if sync:
+            file.fd = directory
+        return None if status else (self.digest_of(name), file)
 
     def stage(self, bytes data not None, unsigned int mode, owner):
         """The same up to the file, which stays without a name, not synced: (digest, File), or None."""
         cdef fc_small_place to
         cdef char name[2 * FC_DIGEST_MAX + 1]
-        cdef File file = File(-1)
+        cdef File file = File()
         cdef int fd = -1, status
         self.prepare(&to, data, mode, owner)
         to.sync = False
@@ -1089,10 +1097,8 @@ cdef tuple digest_alone(source, str algorithm):
         opened = open_regular(*source)
         if opened is None:
             raise failure(FC_EKIND)
-        try:
-            return digest_alone(opened[0], algorithm)
-        finally:
-            os.close(opened[0])
+        with opened[0] as fd:
+            return digest_alone(fd, algorithm)
     facts = os.fstat(source)
     if not stat.S_ISREG(facts.st_mode):
         raise failure(FC_EKIND)
@@ -1526,17 +1532,17 @@ def copy_fd(int source, int target, uint64_t size, *, first="reflink", progress=
 # ---- a descriptor that several operations use
 
 cdef class Handle:
-    """The open descriptor `fd`, which is this object's now: ``with handle as fd`` keeps it open until
-    the end of the block, whoever calls ``close`` meanwhile. Entered after ``close`` it raises what
-    `refusal()` returns."""
+    """The open `file`, which is this object's now: ``with handle as fd`` keeps it open until the end of
+    the block, whoever calls ``close`` meanwhile. Entered after ``close`` it raises what `refusal()`
+    returns."""
 
-    cdef int fd
+    cdef File file
     cdef Py_ssize_t users
     cdef readonly bint closed
     cdef object refusal
 
-    def __cinit__(self, int fd, refusal):
-        self.fd = fd
+    def __cinit__(self, File file not None, refusal):
+        self.file = file
         self.refusal = refusal
 
     def __enter__(self):
@@ -1549,7 +1555,7 @@ cdef class Handle:
         if self.closed:
             raise self.refusal()
         self.users += 1
-        return self.fd
+        return self.file.fd
 
     cdef int release(self) except -1:
         self.users -= 1
@@ -1562,13 +1568,8 @@ cdef class Handle:
         self.close_unused()
 
     cdef close_unused(self):
-        if self.closed and self.users == 0 and self.fd >= 0:
-            fd, self.fd = self.fd, -1
-            os.close(fd)
-
-    def __dealloc__(self):
-        if self.fd >= 0:
-            close_descriptor(self.fd)
+        if self.closed and self.users == 0:
+            self.file.close()
 
 
 cdef class File:
@@ -1577,7 +1578,7 @@ cdef class File:
 
     cdef readonly int fd
 
-    def __cinit__(self, int fd):
+    def __cinit__(self, int fd=-1):
         self.fd = fd
 
     def __enter__(self):
@@ -1655,55 +1656,64 @@ cdef class Turn:
             PyThread_release_lock(self.lock)
 
 
-# ---- system calls that the os module lacks
+# ---- system calls that the os module lacks, and those that give a File instead of a number
 
 def openat2(int dirfd, bytes name not None, int flags, unsigned int mode=0):
     """Opens `name` beneath the directory `dirfd`, through no symbolic link at any level (openat2(2)
-    with RESOLVE_BENEATH, NO_SYMLINKS and NO_MAGICLINKS); O_CLOEXEC is implied. Returns a descriptor."""
+    with RESOLVE_BENEATH, NO_SYMLINKS and NO_MAGICLINKS); O_CLOEXEC is implied. Returns a File."""
     cdef const char *path = name
+    cdef File file = File()
     cdef int fd
     with nogil:
         fd = fc_openat2(dirfd, path, flags, mode)
     if fd < 0:
         raise failure(fd)
-    return fd
-
-
-def open_file(int dirfd, bytes name not None, int flags, unsigned int mode=0):
-    """The same as a File."""
-    cdef File file = File(-1)
-    file.fd = openat2(dirfd, name, flags, mode)
+    file.fd = fd
     return file
 
 
-def open_path(bytes path not None, int flags):
-    """open(2) of a path of the user's, through whatever links, as a File; it may wait."""
-    cdef const char *name = path
-    cdef File file = File(-1)
+def open_path(path, int flags, unsigned int mode=0o777, *, int dir_fd=AT_FDCWD):
+    """os.open as a File: through whatever links, and it may wait."""
+    cdef bytes encoded = os.fsencode(path)
+    cdef const char *name = encoded
+    cdef File file = File()
     cdef int error = EINTR
-    if b"\0" in path:
+    if b"\0" in encoded:
         raise ValueError("embedded null byte")
     while error == EINTR:
         with nogil:
-            file.fd = open_descriptor(name, flags | O_CLOEXEC)
+            file.fd = openat(dir_fd, name, flags | O_CLOEXEC, mode)
             error = read_errno if file.fd < 0 else 0
         PyErr_CheckSignals()
     if error != 0:
-        raise failure(-error)
+        raise OSError(error, os.strerror(error), path)
     return file
 
 
 def open_regular(int dirfd, bytes name not None):
-    """Opens a regular file for reading like `openat2`, waiting for nothing. Returns (descriptor, size
-    in bytes), or None where `name` stands for anything else."""
+    """Opens a regular file for reading like `openat2`, waiting for nothing. Returns (File, size in
+    bytes), or None where `name` stands for anything else."""
     cdef const char *path = name
+    cdef File file = File()
     cdef int64_t size = -1
     cdef int fd
     with nogil:
         fd = fc_open_regular(dirfd, path, &size)
     if fd < 0:
         raise failure(fd)
-    return None if size < 0 else (fd, size)
+    if size < 0:
+        return None
+    file.fd = fd
+    return file, size
+
+
+def duplicate(int fd):
+    """os.dup as a File."""
+    cdef File file = File()
+    file.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)
+    if file.fd < 0:
+        raise failure(-read_errno)
+    return file
 
 
 def filesystem_type(int fd):

@@ -72,25 +72,20 @@ def _copy_to(
     progress: Callable[[int, int | None], object] | None,
 ) -> CopyResult:
     if mode is not None and not stat.S_ISREG(mode):
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
-        try:
+        with _core.open_path(path, os.O_WRONLY | os.O_NOCTTY) as fd:
             if verify:
                 _pour(blob, fd, progress)
                 return CopyResult("copy", blob.size)
             return CopyResult(_fill(blob, fd, False, progress, first="sendfile"), blob.size)
-        finally:
-            os.close(fd)
     try:
         method = "hardlink" if link and _link(blob, temp, verify) else None
         if method is None:
-            fd = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            with _core.open_path(temp, flags, 0o666) as fd:
                 method = _fill(blob, fd, verify, progress, first="reflink")
                 found = os.fstat(fd).st_size
                 if found != blob.size:
                     raise _wrong_size(blob, found)
-            finally:
-                os.close(fd)
         os.rename(temp, path)
     finally:
         try:  # a rename onto another name of the same file leaves both

@@ -94,11 +94,7 @@ def open_source(source: Any) -> Source:
 
 def _from_path(path: os.PathLike[Any]) -> Source:
     name = os.fspath(path)
-    try:
-        file = _core.open_path(os.fsencode(name), os.O_RDONLY | os.O_NOCTTY)
-    except OSError as error:
-        error.filename = name
-        raise
+    file = _core.open_path(name, os.O_RDONLY | os.O_NOCTTY)
     return _from_fd(file.fd, name, file.close)
 
 

@@ -93,9 +93,9 @@ def no_found_name_sync() -> None:
 
     def claiming(self, *arguments, **options):
         nonlocal found
-        fd = claim(self, *arguments, **options)
-        found = fd >= 0
-        return fd
+        claimed = claim(self, *arguments, **options)
+        found = not isinstance(claimed, int)
+        return claimed
 
     def putting(self, *arguments, **options):
         nonlocal found

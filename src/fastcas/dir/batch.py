@@ -19,7 +19,7 @@ from fastcas import _core
 from fastcas.dir import root as resolving
 from fastcas.dir.ingest import BLOB_MODE, check_algorithm
 from fastcas.dir.publication import Publication, Staged
-from fastcas.dir.root import BLOBS, DIRECTORY
+from fastcas.dir.root import DIRECTORY
 from fastcas.dir.temp import have_nameless, room_for_temps
 from fastcas.errors import UnsupportedError
 from fastcas.results import PutResult
@@ -100,7 +100,7 @@ class Batch:
             try:
                 if self._durability.level == "syncfs":
                     # Its own, and open before anything is written: each is told of an error once.
-                    self._filesystem = self._root.open_file(".", DIRECTORY)
+                    self._filesystem = self._root.open(".", DIRECTORY)
                 refusal = self._accept_all(sources)
                 self._drain()
             finally:
@@ -159,7 +159,7 @@ class Batch:
         assert group is not None
         if not self._grouped:
             try:
-                self._directory = self._open_directory()
+                self._directory = self._ingest.open_directory(self._algorithm)
                 group.open(self._rootfd, self._directory.fd)
             except OSError as error:
                 self._fail(number, source, self._root.named(error))
@@ -224,7 +224,7 @@ class Batch:
             return
         try:
             if self._directory is None:
-                self._directory = self._open_directory()
+                self._directory = self._ingest.open_directory(self._algorithm)
             if self._group is not None and self._grouped:
                 self._group.store(None if self._progress is None else self._tell)
             self._publish(self._directory.fd, staged)
@@ -272,12 +272,6 @@ class Batch:
         if self._directory is not None:
             self._directory.close()
             self._directory = None
-
-    def _open_directory(self) -> _core.File:
-        try:
-            return self._root.open_file(f"{BLOBS}/{self._algorithm}", DIRECTORY)
-        except FileNotFoundError:
-            return _core.File(self._ingest.open_directory(self._algorithm))
 
     # ---- the end
 

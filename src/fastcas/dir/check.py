@@ -99,8 +99,8 @@ class Check:
         """The same of a blob that shares the machine with no other: it is read while it is hashed."""
         sink = None
         try:
-            fd, size = self._root.open_regular(f"{BLOBS}/{digest.replace(':', '/', 1)}")
-            with _core.File(fd):
+            file, size = self._root.open_regular(f"{BLOBS}/{digest.replace(':', '/', 1)}")
+            with file as fd:
                 sink = _core.Sink(-1, digest.algorithm, expected=size, checksum=True, progress=progress)
                 sink.copy_from_fd(fd)
                 encoded, size = sink.finish()

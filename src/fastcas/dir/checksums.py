@@ -95,11 +95,11 @@ class Checksums:
                 # Before it is opened, which a device might take for a command.
                 if not stat.S_ISREG(facts.st_mode):
                     raise InvalidError(f"{CHECKSUM_FILE}: not a regular file")
-                return self._root.open_file(CHECKSUM_FILE, _APPEND)
+                return self._root.open(CHECKSUM_FILE, _APPEND)
             except FileNotFoundError:
                 pass
             try:
-                file = self._root.open_file(CHECKSUM_FILE, _APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+                file = self._root.open(CHECKSUM_FILE, _APPEND | os.O_CREAT | os.O_EXCL, 0o644)
             except FileExistsError:
                 continue
             self._root.give_to_owner(file.fd)
@@ -108,10 +108,10 @@ class Checksums:
     def _lines(self) -> Iterator[bytes]:
         """The lines without their ends; a last one that has none was torn, and isn't among them."""
         try:
-            fd, size = self._root.open_regular(CHECKSUM_FILE)
+            file, size = self._root.open_regular(CHECKSUM_FILE)
         except (OSError, FastCASError):
             return
-        try:
+        with file as fd:
             rest = b""
             left = _LIMIT if size <= _LIMIT else 0  # somebody may go on writing while it is read
             while left > 0 and (chunk := _read(fd)):
@@ -119,8 +119,6 @@ class Checksums:
                 *lines, rest = (rest + chunk).split(b"\n")
                 rest = rest[:_LONGEST]  # too long for a record, with whatever comes
                 yield from lines
-        finally:
-            os.close(fd)
 
     def _write(self, lines: Iterable[bytes]) -> None:
         try:

@@ -12,6 +12,7 @@ import os
 import stat
 import time
 
+from fastcas import _core
 from fastcas.dir.root import DIRECTORY
 from fastcas.dir.temp import TEMP_PREFIX, TEMP_SUFFIX
 
@@ -27,6 +28,7 @@ def remove_debris(root: Root, lock: Lock) -> list[str]:
     Nothing else is touched, and no symbolic link is followed. Returns the names.
     """
     removed = []
+<<<<<<< HEAD
     with lock.exclusive():
         directory = root.open(".", DIRECTORY)
         try:
@@ -43,6 +45,18 @@ def remove_debris(root: Root, lock: Lock) -> list[str]:
             raise root.named(error) from error.__cause__
         finally:
             os.close(directory)
+=======
+    with lock.exclusive(), root.open(".", DIRECTORY) as directory:
+        for name in sorted(os.listdir(directory)):
+            if _is_temp(name):
+                dead = _remove_dead_file(directory, name)
+            elif _is_umocis(name):
+                dead = _remove_dead_directory(directory, name)
+            else:
+                continue
+            if dead:
+                removed.append(name)
+>>>>>>> files
     return removed
 
 
@@ -57,22 +71,21 @@ def _is_temp(name: str) -> bool:
 
 
 def _remove_dead_file(directory: int, name: str) -> bool:
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
     try:
-        fd = os.open(name, flags, dir_fd=directory)
+        file = _core.open_path(name, flags, dir_fd=directory)
     except OSError as error:
         # Gone, or a link, a socket or another user's file: then it isn't ours to remove.
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM):
             return False
         raise
-    try:
+    with file as fd:
         if not stat.S_ISREG(os.fstat(fd).st_mode) or not _take_flock(fd):
             return False
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        return False  # its writer has removed it this moment, and so given up the lock
-    finally:
-        os.close(fd)
+        try:
+            os.unlink(name, dir_fd=directory)
+        except FileNotFoundError:
+            return False  # its writer has removed it this moment, and so given up the lock
     return True
 
 
@@ -87,17 +100,18 @@ def _is_umocis(name: str) -> bool:
 
 def _remove_dead_directory(directory: int, name: str) -> bool:
     try:
-        fd = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+        file = _core.open_path(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
             return False
         raise
     try:
-        age = time.time() - os.fstat(fd).st_ctime
-        if (age < _UMOCI_MOMENT and not os.listdir(fd)) or not _take_flock(fd):
-            return False
-        _empty(fd)
-        os.rmdir(name, dir_fd=directory)
+        with file as fd:
+            age = time.time() - os.fstat(fd).st_ctime
+            if (age < _UMOCI_MOMENT and not os.listdir(fd)) or not _take_flock(fd):
+                return False
+            _empty(fd)
+            os.rmdir(name, dir_fd=directory)
     except RecursionError:
         return False  # umoci's are flat: whoever nested a thousand directories may remove them
     except OSError as error:
@@ -106,8 +120,6 @@ def _remove_dead_directory(directory: int, name: str) -> bool:
         if error.errno in (errno.EMFILE, errno.ENOTEMPTY, errno.EACCES, errno.EPERM, errno.ENOENT):
             return False
         raise
-    finally:
-        os.close(fd)
     return True
 
 

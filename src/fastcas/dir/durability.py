@@ -14,8 +14,6 @@ from fastcas.errors import DurabilityError, InvalidError, UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fastcas.dir.root import Root
 
 
@@ -40,13 +38,10 @@ def check_level(level: str, path: str) -> None:
     path = os.path.abspath(path)
     while not os.path.isdir(path):
         path = os.path.dirname(path)
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
+    with _core.open_path(path, os.O_PATH) as fd:
         if _core.filesystem_type(fd) not in _SYNCFS_TELLS:
             message = f'{path!r}: durability "syncfs" needs ext4, xfs, btrfs, f2fs or tmpfs'
             raise UnsupportedError(message, path=path)
-    finally:
-        os.close(fd)
 
 
 class Durability:
@@ -63,7 +58,11 @@ class Durability:
         self._pending: set[str] = set()  # algorithms whose directories have unsynced names
         self._begun: set[str] = set()  # those whose sync has begun, and may have been interrupted
         self._failure: DurabilityError | None = None
-        self._anchored: dict[str, _Anchor] = {}  # by algorithm
+        # By algorithm, the directory whose own name is durable; open, so that no other gets its inode.
+        # Closed when nobody refers to it any more: a thread that compares may do so while another puts
+        # a later directory in its place, or closes the engine. So no lock is needed, which a child made
+        # by fork could find held.
+        self._anchored: dict[str, _core.File] = {}
         self._closed = False
         self._turn = _core.Turn()
 
@@ -110,7 +109,7 @@ class Durability:
 
     def _sync_names(self, algorithm: str) -> None:
         try:
-            with self._root.open_file(f"{BLOBS}/{algorithm}", DIRECTORY) as directory:
+            with self._root.open(f"{BLOBS}/{algorithm}", DIRECTORY) as directory:
                 self._sync_directory(directory, algorithm)
         except DurabilityError as error:
             self._failure = error
@@ -127,32 +126,10 @@ class Durability:
         if anchored is not None and os.path.sameopenfile(anchored.fd, directory):
             return
         # Whoever made this directory may not have synced its own name yet.
-        blobs = self._root.open(BLOBS, DIRECTORY)
-        try:
+        with self._root.open(BLOBS, DIRECTORY) as blobs:
             self._root.sync(blobs, BLOBS)
-        finally:
-            os.close(blobs)
         with self._root.held() as root:
             self._root.sync(root, ".")
-        self._anchored[algorithm] = _Anchor(directory)
+        self._anchored[algorithm] = _core.duplicate(directory)
         if self._closed:
             self._anchored.clear()
-
-
-class _Anchor:
-    """A directory whose own name is durable; open, so that no other gets its inode.
-
-    Closed when nobody refers to it any more: a thread that compares may do so while another puts a
-    later directory in its place, or closes the engine. So no lock is needed, which a child made by
-    fork could find held.
-    """
-
-    __slots__ = ("fd",)
-
-    def __init__(self, directory: int) -> None:
-        self.fd = -1
-        self.fd = os.dup(directory)
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        if self.fd >= 0:
-            close(self.fd)

@@ -176,10 +176,10 @@ class DirEngine(Engine):
         self._pending.reveal(digest)
         algorithm, _, encoded = digest.partition(":")
         try:
-            fd, size = self._root.places[algorithm].open(encoded)
+            file, size = self._root.places[algorithm].open(encoded)
         except (KeyError, OSError, _core.KindError):
-            fd, size = self._open_blob(digest)
-        return BlobReader(fd, digest, size)
+            file, size = self._open_blob(digest)
+        return BlobReader(file, digest, size)
 
     def read_blob(self, digest: str, *, limit: int = READ_LIMIT) -> bytes:
         if limit < _core.SMALL:
@@ -194,15 +194,13 @@ class DirEngine(Engine):
             found = self._open_blob(digest)
         except _core.VerifyError as error:
             raise describe(error, digest) from None
-        if type(found) is bytes:
+        if isinstance(found, bytes):
             return found
-        fd, size = found
-        try:
+        file, size = found
+        with file as fd:
             if size > limit:
                 raise too_large(digest, size, limit)
             return read_whole(fd, digest, size)
-        finally:
-            os.close(fd)
 
     def start_reading(self, wanted: Sequence[tuple[str, int]]) -> Callable[[], list[bytes | None]]:
         begun = []
@@ -226,7 +224,7 @@ class DirEngine(Engine):
 
         return end
 
-    def _open_blob(self, digest: Digest) -> tuple[int, int]:
+    def _open_blob(self, digest: Digest) -> tuple[_core.File, int]:
         """The general way, with errors that say what is wrong."""
         algorithm = digest.algorithm
         if algorithm not in COMPUTABLE:
@@ -244,11 +242,8 @@ class DirEngine(Engine):
             return BlobInfo(digest, size)
         name = _blob_name(digest)
         try:
-            fd = self._root.open(name, os.O_PATH)
-            try:
+            with self._root.open(name, os.O_PATH) as fd:
                 facts = os.fstat(fd)
-            finally:
-                os.close(fd)
             if not stat.S_ISREG(facts.st_mode):
                 raise InvalidError(f"{name}: not a regular file", path=self._root.join(name))
         except (OSError, InvalidError) as error:
@@ -259,12 +254,9 @@ class DirEngine(Engine):
         digest = Digest(digest)
         self._pending.forget(digest)
         try:
-            directory = self._root.open(f"{BLOBS}/{digest.algorithm}", DIRECTORY)
-            try:
+            with self._root.open(f"{BLOBS}/{digest.algorithm}", DIRECTORY) as directory:
                 facts = os.stat(digest.encoded, dir_fd=directory, follow_symlinks=False)
                 os.unlink(digest.encoded, dir_fd=directory)
-            finally:
-                os.close(directory)
             if facts.st_size > RECORDED_ABOVE:
                 self._checksums.drop({digest})
         except IsADirectoryError as error:
@@ -289,11 +281,8 @@ class DirEngine(Engine):
 
     def _algorithms(self) -> list[str]:
         self._pending.settle()
-        blobs = self._root.open(BLOBS, DIRECTORY)
-        try:
+        with self._root.open(BLOBS, DIRECTORY) as blobs:
             return [name for name in os.listdir(blobs) if _core.split_digest(f"{name}:0") > 0]
-        finally:
-            os.close(blobs)
 
     def _batches(self, algorithms: list[str]) -> Iterator[list[Digest]]:
         for algorithm in algorithms:
@@ -308,7 +297,7 @@ class DirEngine(Engine):
 
     def _open_algorithm(self, algorithm: str) -> _core.File | None:
         try:
-            return self._root.open_file(f"{BLOBS}/{algorithm}", DIRECTORY)
+            return self._root.open(f"{BLOBS}/{algorithm}", DIRECTORY)
         except (InvalidError, FileNotFoundError, NotADirectoryError):
             return None  # a stray, or gone by now
 

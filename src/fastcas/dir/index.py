@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastcas import _core
     from fastcas.dir.durability import Durability
     from fastcas.dir.lock import Lock
     from fastcas.dir.pending import Pending
@@ -47,27 +48,24 @@ class IndexFile:
 
     def read(self) -> Index:
         """The index as it is. InvalidError where it is missing, ambiguous, oversized or no index."""
-        fd, index = self._open()
-        os.close(fd)
+        file, index = self._open()
+        file.close()
         return index
 
-    def _open(self) -> tuple[int, Index]:
-        """The same and the file that it was read from, open."""
+    def _open(self) -> tuple[_core.File, Index]:
+        """The file, open, and what was read from it."""
         give_up = time.monotonic() + _PATIENCE
         while True:
-            fd, raw, facts = self._read_raw()
+            file, raw, facts = self._read_raw()
             try:
                 if raw is not None:
-                    index = self._parse(raw)
-                    fd, kept = -1, fd
-                    return kept, index
+                    return file, self._parse(raw)
             except InvalidError as error:
+                file.close()
                 error.path = self._root.join(INDEX_FILE)
                 if not 0 <= time.time() - facts.st_ctime < _AT_REST:
                     raise
-            finally:
-                if fd >= 0:
-                    os.close(fd)
+            file.close()
             if time.monotonic() > give_up:
                 message = f"{INDEX_FILE} keeps changing while it is read"
                 raise InvalidError(message, path=self._root.join(INDEX_FILE))
@@ -95,8 +93,8 @@ class IndexFile:
         """Calls ``function`` under the exclusive lock and writes what it returns."""
         with self._lock.exclusive():
             for _ in range(_ATTEMPTS):
-                fd, before = self._open()
-                try:
+                file, before = self._open()
+                with file as fd:
                     after = function(before)
                     if after is None:
                         self._pending.sync()  # an update is a durability point, written or not
@@ -105,20 +103,19 @@ class IndexFile:
                     if self._write(raw, only_if=(fd, before)):
                         self._keep(after, raw)
                         return after
-                finally:
-                    os.close(fd)
             message = f"{INDEX_FILE} was changed each time before it could be replaced"
             raise InvalidError(message, path=self._root.join(INDEX_FILE))
 
-    def _read_raw(self) -> tuple[int, bytes | None, os.stat_result]:
+    def _read_raw(self) -> tuple[_core.File, bytes | None, os.stat_result]:
         """The open file; its bytes, or None where they changed meanwhile; and its facts then."""
         from fastcas.model import INDEX_LIMIT
 
         try:
-            fd, before = self._root.open_known(INDEX_FILE)
+            file, before = self._root.open_known(INDEX_FILE)
         except FileNotFoundError as error:
             message = f"not a layout any more: no {INDEX_FILE}"
             raise InvalidError(message, path=self._root.join(INDEX_FILE)) from error
+<<<<<<< HEAD
         try:
             if before.st_size > INDEX_LIMIT:  # one that only grows to that is met while it is read
                 message = f"index: {before.st_size} bytes are more than the limit of {INDEX_LIMIT}"
@@ -129,6 +126,11 @@ class IndexFile:
             os.close(fd)
             raise
         return fd, (raw if _version(before) == _version(after) else None), after
+=======
+        raw = read_all(file.fd, INDEX_LIMIT, before.st_size)
+        after = os.fstat(file.fd)
+        return file, (raw if _version(before) == _version(after) else None), after
+>>>>>>> files
 
     def _is_still(self, fd: int, index: Index) -> bool:
         """Whether ``index``, which was read from the file ``fd``, is what the layout has now."""

@@ -51,8 +51,8 @@ DIRECTORY_MODE = 0o755
 #: than a millisecond. A larger one is judged by its size, unless verify_existing asks for more.
 ALWAYS_VERIFIED = 1 << 20
 
-# What Ingest.claim says of a name that isn't the blob's.
-ABSENT, WRONG = -2, -1
+# What a put finds under the name of its blob: nothing, something that must be replaced, the blob.
+ABSENT, WRONG, STORED = range(3)
 
 
 class Ingest:
@@ -170,11 +170,9 @@ class Ingest:
         if stored is None:
             return None
         digest, directory = stored
-        if directory >= 0:
-            try:
-                durability.published(directory, algorithm)
-            finally:
-                os.close(directory)
+        if directory is not None:
+            with directory as fd:
+                durability.published(fd, algorithm)
         return PutResult(digest, len(content))
 
     def _stage_small(self, place: _core.Place, content: bytes) -> PutResult | None:
@@ -245,16 +243,13 @@ class Ingest:
 
     def _claim_existing(self, digest: Digest, size: int, verify: bool) -> bool:
         """Whether the blob is there, by the rules of a put, and then as durable as after one."""
-        directory = self.open_directory(digest.algorithm)
-        try:
+        with self.open_directory(digest.algorithm) as directory:
             if self._durability.defers:
-                return self._leave_existing(directory, digest, size, verify) >= 0
-            if not self._find_existing(directory, digest, size, verify):
+                return self._leave_existing(directory, digest, size, verify) == STORED
+            if self._find_existing(directory, digest, size, verify) != STORED:
                 return False
             self._durability.published(directory, digest.algorithm)
             return True
-        finally:
-            os.close(directory)
 
     def _store(
         self,
@@ -283,8 +278,7 @@ class Ingest:
             raise
 
     def _publish(self, temp: Temp, digest: Digest, size: int, verify: bool) -> None:
-        directory = self.open_directory(digest.algorithm)
-        try:
+        with self.open_directory(digest.algorithm) as directory:
             if self._durability.defers:
                 found = self._leave_existing(directory, digest, size, verify)
                 if found == ABSENT:
@@ -294,16 +288,14 @@ class Ingest:
             self.place(directory, temp, digest, size, verify)
             self._durability.published(directory, digest.algorithm)
             self.pending.stored([digest])
-        finally:
-            os.close(directory)
 
     def _leave_existing(self, directory: int, digest: Digest, size: int, verify: bool) -> int:
-        """Leaves the stored blob to Pending, if it is there; returns ABSENT, WRONG, or 0 for that."""
-        fd = self.claim(directory, digest, size, verify)
-        if fd < 0:
-            return fd
-        self.pending.add_found(digest, size, _core.File(fd))
-        return 0
+        """Leaves the stored blob to Pending, if it is there. Returns ABSENT, WRONG or STORED."""
+        found = self.claim(directory, digest, size, verify)
+        if isinstance(found, int):
+            return found
+        self.pending.add_found(digest, size, found)
+        return STORED
 
     def place(
         self,
@@ -319,13 +311,13 @@ class Ingest:
         blob is there already. The directory isn't synced."""
         while True:
             found = self._find_existing(directory, digest, size, verify)
-            if found is True:
+            if found == STORED:
                 return
             if self._durability.sync_files and not synced:
                 os.fsync(temp.fd)  # a failure is final: the pages count as clean from now on
                 synced = True
             try:
-                if found is None:
+                if found == ABSENT:
                     temp.publish(directory, digest.encoded)
                 else:
                     temp.replace(directory, digest.encoded)
@@ -346,42 +338,40 @@ class Ingest:
         if checksums:
             self._checksums.add({Digest.of(algorithm, one): checksums[one] for one in checksums})
 
-    def _find_existing(self, directory: int, digest: Digest, size: int, verify: bool) -> bool | None:
-        """Whether the blob is there already: None: nothing is; False: something that must be
-        replaced; True: the right content, which has been marked as used now and synced."""
-        fd = self.claim(directory, digest, size, verify)
-        if fd < 0:
-            return None if fd == ABSENT else False
-        try:
+    def _find_existing(self, directory: int, digest: Digest, size: int, verify: bool) -> int:
+        """Whether the blob is there already: ABSENT, WRONG, or STORED, which has been synced then."""
+        found = self.claim(directory, digest, size, verify)
+        if isinstance(found, int):
+            return found
+        with found as fd:
             if self._durability.sync_files:
                 try:
                     os.fsync(fd)
                 except OSError as error:
                     self.distrust(fd)
                     raise not_synced(digest, error.errno) from error
-            return True
-        finally:
-            os.close(fd)
+        return STORED
 
-    def claim(self, directory: int, digest: Digest, size: int, verify: bool = False) -> int:
+    def claim(
+        self, directory: int, digest: Digest, size: int, verify: bool = False
+    ) -> _core.File | int:
         """Takes what has the blob's name in ``directory`` for the blob, if it is that: marks it as used
-        now and returns it open, for the caller to sync and to close. ABSENT where nothing has the name,
-        WRONG for something that must be replaced."""
+        now and returns it open, for the caller to sync and to close. Else returns ABSENT or WRONG."""
         if not exists(directory, digest.encoded):
             return ABSENT
         try:
-            fd, _ = self._root.open_regular(digest.encoded, at=directory)
+            file, _ = self._root.open_regular(digest.encoded, at=directory)
         except FileNotFoundError:
             return ABSENT
         except (InvalidError, PermissionError):
             return WRONG
         verdict = WRONG
         try:
-            verdict = self._judge(fd, directory, digest, size, verify or size <= ALWAYS_VERIFIED)
+            verdict = self._judge(file.fd, directory, digest, size, verify or size <= ALWAYS_VERIFIED)
         finally:
-            if verdict < 0:
-                os.close(fd)
-        return verdict
+            if verdict != STORED:
+                file.close()
+        return file if verdict == STORED else verdict
 
     def _judge(self, fd: int, directory: int, digest: Digest, size: int, verify: bool) -> int:
         facts = os.fstat(fd)
@@ -405,7 +395,7 @@ class Ingest:
                 os.utime(fd)
             except PermissionError:
                 return WRONG  # another user's: our own copy can be marked
-        return fd
+        return STORED
 
     def distrust(self, fd: int) -> None:
         """The sync of this stored file has failed. The next one would succeed, and reads come from
@@ -413,29 +403,23 @@ class Ingest:
         facts = os.fstat(fd)
         self._unsynced.add((facts.st_dev, facts.st_ino))
 
-    def open_directory(self, algorithm: str) -> int:
+    def open_directory(self, algorithm: str) -> _core.File:
         """The open directory of the blobs of that algorithm, made if need be."""
         name = f"{BLOBS}/{algorithm}"
         try:
             return self._root.open(name, DIRECTORY)
         except FileNotFoundError:
             pass
-        parent = self._root.open(BLOBS, DIRECTORY)
-        try:
-            os.mkdir(algorithm, DIRECTORY_MODE, dir_fd=parent)
-            made = True
-        except FileExistsError:
-            made = False
-        finally:
-            os.close(parent)
-        fd = self._root.open(name, DIRECTORY)
-        try:
-            if made:
-                self._root.give_to_owner(fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+        with self._root.open(BLOBS, DIRECTORY) as parent:
+            try:
+                os.mkdir(algorithm, DIRECTORY_MODE, dir_fd=parent)
+                made = True
+            except FileExistsError:
+                made = False
+        file = self._root.open(name, DIRECTORY)
+        if made:
+            self._root.give_to_owner(file.fd)
+        return file
 
 
 def not_synced(digest: Digest, number: int | None) -> DurabilityError:

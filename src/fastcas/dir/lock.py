@@ -56,8 +56,8 @@ class Lock:
     def acquire(self, holder: _Holder) -> None:
         """Waits for the lock, which ``holder`` has then."""
         while True:
-            fd, facts = self._open_file()
-            file = holder.file = _core.File(fd)  # first: whatever comes between, the holder can end it
+            file, facts = self._open_file()
+            holder.file = file  # first: whatever comes between, the holder can end it
             _held.add(file)
             fcntl.flock(file.fd, holder.operation)
             try:
@@ -76,7 +76,7 @@ class Lock:
                 _held.discard(file)
                 file.close()
 
-    def _open_file(self) -> tuple[int, os.stat_result]:
+    def _open_file(self) -> tuple[_core.File, os.stat_result]:
         root = self._root
         while True:
             try:
@@ -84,15 +84,11 @@ class Lock:
             except FileNotFoundError:
                 pass
             try:
-                fd = root.open(LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+                file = root.open(LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             except FileExistsError:
                 continue
-            try:
-                root.give_to_owner(fd)
-                return fd, os.fstat(fd)
-            except BaseException:
-                os.close(fd)
-                raise
+            root.give_to_owner(file.fd)
+            return file, os.fstat(file.fd)
 
     def _facts_of_name(self) -> os.stat_result:
         with self._root.held() as dirfd:

@@ -99,7 +99,7 @@ class Pending:
         try:
             with self._root.held() as root:
                 while len(self._spare) < _SPARE:
-                    self._spare.append(_core.File(os.dup(root)))
+                    self._spare.append(_core.duplicate(root))
         except OSError:
             pass  # without so many
 
@@ -208,7 +208,7 @@ class Pending:
         durable = [one for one in self._waiting.copy().values() if one.durable]
         for algorithm in {one.digest.algorithm for one in durable}:
             chosen = [one for one in durable if one.digest.algorithm == algorithm]
-            with _core.File(self._ingest.open_directory(algorithm)) as directory:
+            with self._ingest.open_directory(algorithm) as directory:
                 self._publish_into(directory, algorithm, chosen)
 
     def _publish_into(self, directory: int, algorithm: str, chosen: list[_Waiting]) -> None:

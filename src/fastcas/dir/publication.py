@@ -54,7 +54,7 @@ class Publication:
         self._group = group if grouped else None
         self._grouped = grouped
         self._staged = staged
-        self._claims: dict[str, tuple[int, int]] = {}  # open files that were there, and their errnos
+        self._claims: dict[str, tuple[_core.File, int]] = {}  # that were there, and errnos
         self._errnos: dict[int, int] = {}  # of the files of `staged`, by number
         self._results = results
         self._filesystem = filesystem  # to be synced as a whole
@@ -66,8 +66,8 @@ class Publication:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for fd, _errno in self._claims.values():
-            os.close(fd)
+        for file, _errno in self._claims.values():
+            file.close()
 
     def sync(self) -> None:
         """Takes what is stored already, and makes that and what is new durable."""
@@ -84,14 +84,14 @@ class Publication:
         if not self._durability.sync_files:
             return
         new = [one for one in self._staged if one.digest.encoded not in self._claims]
-        fds = [one.temp.fd for one in new] + [fd for fd, _ in self._claims.values()]
+        fds = [one.temp.fd for one in new] + [file.fd for file, _ in self._claims.values()]
         errnos = self._sync_data(fds)
         self._errnos = {one.number: errno for one, errno in zip(new, errnos, strict=False)}
         for encoded, errno in zip(list(self._claims), errnos[len(new) :], strict=True):
-            fd, _ = self._claims[encoded]
+            file, _ = self._claims[encoded]
             if errno:
-                self._ingest.distrust(fd)
-            self._claims[encoded] = fd, errno
+                self._ingest.distrust(file.fd)
+            self._claims[encoded] = file, errno
 
     def _sync_data(self, fds: list[int]) -> list[int]:
         """Of the group's files, which keep their errnos, and of ``fds``, whose errnos are returned."""
@@ -151,14 +151,14 @@ class Publication:
             return
         try:
             digest = Digest.of(self._algorithm, encoded)
-            fd = self._ingest.claim(self._directory, digest, size)
+            found = self._ingest.claim(self._directory, digest, size)
         except (OSError, FastCASError):
             return  # met again, and told, by who puts it in its place
-        if fd >= 0:
-            self._claims[encoded] = fd, 0
+        if not isinstance(found, int):
+            self._claims[encoded] = found, 0
 
     def _claimed(self, number: int, source: Any, digest: Digest, size: int) -> None:
-        if errno := self._claims.get(digest.encoded, (-1, 0))[1]:
+        if errno := self._claims.get(digest.encoded, (None, 0))[1]:
             self.failures.append((number, source, not_synced(digest, errno)))
         else:
             self._results[number] = PutResult(digest, size)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fastcas.dir.root import Root
 
 _CHUNK = 1 << 20
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class Quarantine:
@@ -46,11 +46,8 @@ class Quarantine:
         os.makedirs(self._path, 0o700, exist_ok=True)
 
     def _refuse_blobs(self, path: str) -> None:
-        blobs = self._root.open(BLOBS, os.O_PATH | os.O_DIRECTORY)
-        try:
+        with self._root.open(BLOBS, os.O_PATH | os.O_DIRECTORY) as blobs:
             forbidden = os.fstat(blobs)
-        finally:
-            os.close(blobs)
         path = os.path.realpath(path)
         while True:
             if os.path.samestat(os.stat(path), forbidden):
@@ -65,23 +62,21 @@ class Quarantine:
         """See ``Engine.open_quarantine``."""
         digest = Digest(digest)
         try:
-            fd, _ = self._root.open_regular(f"{BLOBS}/{digest.algorithm}/{digest.encoded}")
+            file, _ = self._root.open_regular(f"{BLOBS}/{digest.algorithm}/{digest.encoded}")
         except (FileNotFoundError, InvalidError):
             return None
-        try:
+        with file as fd:
             actual, _ = _core.digest_fd(fd, digest.algorithm)
             if actual == digest.encoded:
                 return None
             return self._move(digest, fd, actual, encode_go(dict(note)))
-        finally:
-            os.close(fd)
 
     def _move(self, digest: Digest, fd: int, actual: str, note: bytes) -> str | None:
-        target = os.open(self._path, DIRECTORY)
-        source = -1
         moved = False
-        try:
-            source = self._root.open(f"{BLOBS}/{digest.algorithm}", DIRECTORY)
+        with (
+            _core.open_path(self._path, DIRECTORY) as target,
+            self._root.open(f"{BLOBS}/{digest.algorithm}", DIRECTORY) as source,
+        ):
             name = self._write_note(target, digest, note)
             try:
                 try:
@@ -100,10 +95,6 @@ class Quarantine:
                 os.fsync(target)
                 self._root.sync(source, f"{BLOBS}/{digest.algorithm}")
             return os.path.join(self._path, name) if moved else None
-        finally:
-            os.close(target)
-            if source >= 0:
-                os.close(source)
 
     def _write_note(self, target: int, digest: Digest, note: bytes) -> str:
         """Takes a name that nothing has; returns it."""
@@ -113,20 +104,19 @@ class Quarantine:
             try:
                 if exists(target, name):
                     raise FileExistsError
-                fd = os.open(f"{name}.json", _NEW, 0o644, dir_fd=target)
+                file = _core.open_path(f"{name}.json", _NEW, 0o644, dir_fd=target)
                 break
             except FileExistsError:
                 number += 1
                 name = f"{base}.{number}"
         try:
-            write_all(fd, note)
-            if self._durable:
-                os.fsync(fd)
+            with file as fd:
+                write_all(fd, note)
+                if self._durable:
+                    os.fsync(fd)
         except BaseException:
             os.unlink(f"{name}.json", dir_fd=target)
             raise
-        finally:
-            os.close(fd)
         return name
 
     def _take(self, fd: int, source: int, digest: Digest, target: int = -1, name: str = "") -> bool:
@@ -147,20 +137,19 @@ class Quarantine:
         return True
 
     def _copy(self, fd: int, target: int, name: str, algorithm: str, actual: str) -> None:
-        copy = os.open(name, _NEW, 0o400, dir_fd=target)
+        file = _core.open_path(name, _NEW, 0o400, dir_fd=target)
         try:
-            position = 0
-            while piece := os.pread(fd, _CHUNK, position):
-                write_all(copy, piece)
-                position += len(piece)
-            os.lseek(copy, 0, os.SEEK_SET)
-            if _core.digest_fd(copy, algorithm)[0] != actual:
-                raise CorruptError(f"{name}: the copy in {self._path!r} isn't what was copied")
-            if self._durable:
-                os.fsync(copy)
-                os.fsync(target)
+            with file as copy:
+                position = 0
+                while piece := os.pread(fd, _CHUNK, position):
+                    write_all(copy, piece)
+                    position += len(piece)
+                os.lseek(copy, 0, os.SEEK_SET)
+                if _core.digest_fd(copy, algorithm)[0] != actual:
+                    raise CorruptError(f"{name}: the copy in {self._path!r} isn't what was copied")
+                if self._durable:
+                    os.fsync(copy)
+                    os.fsync(target)
         except BaseException:
             os.unlink(name, dir_fd=target)
             raise
-        finally:
-            os.close(copy)

@@ -51,7 +51,7 @@ class BlobReader(io.RawIOBase):
     # A file object has a dict, which takes longer to make and to look into.
     __slots__ = (
         "_failure",
-        "_fd",
+        "_file",
         "_generation",
         "_in_order",
         "_position",
@@ -62,10 +62,10 @@ class BlobReader(io.RawIOBase):
         "size",
     )
 
-    def __init__(self, fd: int, digest: Digest, size: int) -> None:
+    def __init__(self, file: _core.File, digest: Digest, size: int) -> None:
         self.digest = digest
         self.size = size
-        self._fd = fd
+        self._file = file
         self._turn = _core.Turn()  # this thread alone reads
         self._failure: CorruptError | None = None
         self._verified = False
@@ -84,7 +84,7 @@ class BlobReader(io.RawIOBase):
     @property
     def closed(self) -> bool:
         """Whether ``close`` was called."""
-        return self._fd < 0
+        return self._file.fd < 0
 
     def __enter__(self) -> BlobReader:
         self._check_open()
@@ -105,7 +105,7 @@ class BlobReader(io.RawIOBase):
     def fileno(self) -> int:
         """The descriptor of the file; what is read through it is unverified."""
         self._check_open()
-        return self._fd
+        return self._file.fd
 
     def tell(self) -> int:
         self._check_open()
@@ -142,7 +142,7 @@ class BlobReader(io.RawIOBase):
         digest = self.digest
         algorithm, _, encoded = digest.partition(":")
         try:
-            data = _core.verify_small(self._fd, self.size, algorithm, encoded)
+            data = _core.verify_small(self._file.fd, self.size, algorithm, encoded)
         except _core.VerifyError as error:
             self._in_order = False
             self._failure = describe(error, digest)
@@ -198,16 +198,16 @@ class BlobReader(io.RawIOBase):
     def close(self) -> None:
         """Closes the file. Raises again what a read found wrong; does nothing the second time."""
         with self._turn:
-            if self._fd < 0:
+            if self._file.fd < 0:
                 return
             self._drop_stream()
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+            self._file.close()
         if self._failure is not None:
             raise self._failure
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
+        file = getattr(self, "_file", None)
+        if file is not None and file.fd >= 0:
             warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             self._failure = None
             self.close()
@@ -217,7 +217,7 @@ class BlobReader(io.RawIOBase):
         return f"<fastcas.BlobReader {self.digest} {self.size} bytes, {state}>"
 
     def _check_open(self) -> None:
-        if self._fd < 0:
+        if self._file.fd < 0:
             raise ClosedError("this reader was closed", digest=self.digest)
         if self._failure is not None:
             raise self._failure
@@ -251,7 +251,7 @@ class BlobReader(io.RawIOBase):
     def _new_stream(self) -> _core.Reader:
         digest = self.digest
         self._generation = _generation
-        return _core.Reader(self._fd, digest.algorithm, self.size, bytes.fromhex(digest.encoded))
+        return _core.Reader(self._file.fd, digest.algorithm, self.size, bytes.fromhex(digest.encoded))
 
     def _advance(self, count: int) -> None:
         self._position += count
@@ -292,7 +292,7 @@ class BlobReader(io.RawIOBase):
         done = 0
         room = min(len(view), max(0, self.size - self._position))
         while done < room:
-            count = os.preadv(self._fd, [view[done:room]], self._position)
+            count = os.preadv(self._file.fd, [view[done:room]], self._position)
             if count == 0:
                 break
             done += count

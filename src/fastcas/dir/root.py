@@ -31,9 +31,9 @@ _COMMON_SPELLINGS = (_LAYOUT_BYTES.rstrip(), b'{"imageLayoutVersion": "1.0.0"}')
 
 _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 # A FIFO must not make us wait, nor a terminal become ours.
-_WARY = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_WARY = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class Root:
@@ -45,15 +45,15 @@ class Root:
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
-        fd = os.open(self.path, DIRECTORY)
         path = self.path
-        self._handle = _core.Handle(fd, lambda: ClosedError("this layout was closed", path=path))
+        file = _core.open_path(path, DIRECTORY)
+        self._handle = _core.Handle(file, lambda: ClosedError("this layout was closed", path=path))
         #: By algorithm, where its blobs lie: for one that is small, and that nothing is unusual about.
         #: Whoever meets an OSError or a KindError goes the general way, which knows what it means.
         self.places = {name: self._place(name) for name in COMPUTABLE} if HAVE_OPENAT2 else {}
         self.owner = None
         if os.geteuid() == 0:
-            facts = os.fstat(fd)
+            facts = os.fstat(file.fd)
             if (facts.st_uid, facts.st_gid) != (0, 0):
                 self.owner = facts.st_uid, facts.st_gid
 
@@ -77,8 +77,8 @@ class Root:
         """The path of ``name`` in the layout, for messages."""
         return os.path.join(self.path, name)
 
-    def open(self, name: str, flags: int, mode: int = 0) -> int:
-        """Opens ``name`` beneath the root, through no symbolic link. Returns a descriptor.
+    def open(self, name: str, flags: int, mode: int = 0) -> _core.File:
+        """Opens ``name`` beneath the root, through no symbolic link.
 
         Raises InvalidError for a symbolic link on the way or a component that isn't a directory,
         OSError with the file's name otherwise.
@@ -88,18 +88,6 @@ class Root:
                 return _open_beneath(fd, name, flags, mode)
             except OSError as error:
                 raise self._refusal(error, name, flags) from error
-
-    def open_file(self, name: str, flags: int, mode: int = 0) -> _core.File:
-        """The same as an object that closes it, however its owner is interrupted."""
-        if not HAVE_OPENAT2:
-            return _core.File(self.open(name, flags, mode))
-        with self.held() as fd:
-            try:
-                return _core.open_file(fd, os.fsencode(name), flags, mode)
-            except OSError as error:
-                if error.errno not in (errno.ENOSYS, errno.EPERM):
-                    raise self._refusal(error, name, flags) from error
-        return _core.File(self.open(name, flags, mode))
 
     def _refusal(self, error: OSError, name: str, flags: int) -> Exception:
         path = self.join(name) if name != "." else self.path
@@ -117,8 +105,8 @@ class Root:
             error.filename = self.join(name) if name else self.path
         return error
 
-    def open_regular(self, name: str, at: int | None = None) -> tuple[int, int]:
-        """Opens the regular file ``name`` for reading. Returns its descriptor and its size.
+    def open_regular(self, name: str, at: int | None = None) -> tuple[_core.File, int]:
+        """Opens the regular file ``name`` for reading. Returns it and its size.
 
         ``at`` is an open directory of the layout to begin from instead of the root. Raises
         InvalidError for anything that is no regular file, without waiting for it.
@@ -132,24 +120,21 @@ class Root:
             raise self._not_regular(name)
         return opened
 
-    def open_known(self, name: str) -> tuple[int, os.stat_result]:
+    def open_known(self, name: str) -> tuple[_core.File, os.stat_result]:
         """The same of a file directly in the root, with all that fstat(2) says of it."""
-        fd = self.open(name, _WARY)
-        try:
-            facts = os.fstat(fd)
-            if not stat.S_ISREG(facts.st_mode):
-                raise self._not_regular(name)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd, facts
+        file = self.open(name, _WARY)
+        facts = os.fstat(file.fd)
+        if not stat.S_ISREG(facts.st_mode):
+            file.close()
+            raise self._not_regular(name)
+        return file, facts
 
     def fetch(self, algorithm: str, wanted: list[tuple[str, int]]) -> _core.Fetch | None:
         """See ``_core.Fetch``; None where the general way must be gone."""
         if not HAVE_OPENAT2:
             return None
         try:
-            directory = self.open_file(f"{BLOBS}/{algorithm}", DIRECTORY)
+            directory = self.open(f"{BLOBS}/{algorithm}", DIRECTORY)
         except (OSError, InvalidError):
             return None
         return _core.Fetch(directory, wanted, algorithm)
@@ -181,7 +166,7 @@ class Root:
             os.fchown(fd, *self.owner)
 
 
-def _open_beneath(dirfd: int, name: str, flags: int, mode: int) -> int:
+def _open_beneath(dirfd: int, name: str, flags: int, mode: int) -> _core.File:
     global HAVE_OPENAT2
     if HAVE_OPENAT2:
         try:
@@ -191,40 +176,37 @@ def _open_beneath(dirfd: int, name: str, flags: int, mode: int) -> int:
                 HAVE_OPENAT2 = False
             elif error.errno != errno.EPERM:  # a seccomp filter's answer
                 raise
-    parents, _, leaf = name.rpartition("/")
-    fd = os.dup(dirfd)
+    return _open_in_steps(dirfd, name, flags, mode)
+
+
+def _open_in_steps(dirfd: int, name: str, flags: int, mode: int) -> _core.File:
+    first, _, rest = name.partition("/")
+    if not rest:
+        return _open_step(dirfd, first, flags, mode)
+    with _open_step(dirfd, first, os.O_PATH | os.O_DIRECTORY, 0) as fd:
+        return _open_in_steps(fd, rest, flags, mode)
+
+
+def _open_step(dirfd: int, name: str, flags: int, mode: int) -> _core.File:
     try:
-        for part in parents.split("/") if parents else ():
-            step = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-            os.close(fd)
-            fd = step
-        return os.open(leaf, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=fd)
+        return _core.open_path(name, flags | os.O_NOFOLLOW, mode, dir_fd=dirfd)
     except NotADirectoryError as error:
         # O_NOFOLLOW with O_DIRECTORY says ENOTDIR of a symbolic link, openat2 says ELOOP.
-        if stat.S_ISLNK(os.lstat(error.filename, dir_fd=fd).st_mode):
+        if stat.S_ISLNK(os.lstat(name, dir_fd=dirfd).st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
         raise
-    finally:
-        os.close(fd)
 
 
-def _open_regular_beneath(dirfd: int, name: str) -> tuple[int, int] | None:
+def _open_regular_beneath(dirfd: int, name: str) -> tuple[_core.File, int] | None:
     if HAVE_OPENAT2:
         try:
             return _core.open_regular(dirfd, name.encode())
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.EPERM):
                 raise
-    fd = _open_beneath(dirfd, name, _WARY, 0)
-    try:
-        facts = os.fstat(fd)
-        if stat.S_ISREG(facts.st_mode):
-            kept, fd = fd, -1
-            return kept, facts.st_size
-        return None
-    finally:
-        if fd >= 0:
-            os.close(fd)
+    file = _open_beneath(dirfd, name, _WARY, 0)
+    facts = os.fstat(file.fd)
+    return (file, facts.st_size) if stat.S_ISREG(facts.st_mode) else None
 
 
 def create_layout(path: str, *, durable: bool) -> Root:
@@ -246,12 +228,13 @@ def create_layout(path: str, *, durable: bool) -> Root:
     except FileExistsError:
         message = f"{path!r} exists; a layout is made only where nothing is"
         raise ClobberError(message, path=path) from None
-    try:
-        fd = os.open(path, DIRECTORY | os.O_NOFOLLOW)
-    except BaseException:
+    except Exception:
+        raise
+    except BaseException:  # an interruption, which comes out of a call when that has ended
         os.rmdir(path)
         raise
     try:
+<<<<<<< HEAD
         os.mkdir(BLOBS, 0o755, dir_fd=fd)
         os.mkdir(f"{BLOBS}/sha256", 0o755, dir_fd=fd)
         # What makes a directory a layout comes last.
@@ -265,20 +248,34 @@ def create_layout(path: str, *, durable: bool) -> Root:
         _remove_new_layout(fd, path)
         if isinstance(error, OSError) and error.filename is None:
             error.filename = path
+=======
+        file = _core.open_path(path, DIRECTORY | os.O_NOFOLLOW)
+    except BaseException:
+        os.rmdir(path)
+>>>>>>> files
         raise
-    finally:
-        os.close(fd)
+    with file as fd:
+        try:
+            os.mkdir(BLOBS, 0o755, dir_fd=fd)
+            os.mkdir(f"{BLOBS}/sha256", 0o755, dir_fd=fd)
+            # What makes a directory a layout comes last.
+            _write_new(fd, INDEX_FILE, _INDEX_BYTES, durable)
+            _write_new(fd, LAYOUT_FILE, _LAYOUT_BYTES, durable)
+            if durable:
+                for directory in (f"{BLOBS}/sha256", BLOBS, ".", "..", *map(os.path.dirname, missing)):
+                    _sync_directory(directory, fd)
+            return open_root(path)
+        except BaseException:
+            _remove_new_layout(fd, path)
+            raise
 
 
 def _write_new(dirfd: int, name: str, content: bytes, durable: bool) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(name, flags, 0o644, dir_fd=dirfd)
-    try:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with _core.open_path(name, flags, 0o644, dir_fd=dirfd) as fd:
         write_all(fd, content)
         if durable:
             os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _remove_new_layout(fd: int, path: str) -> None:
@@ -296,15 +293,13 @@ def _remove_new_layout(fd: int, path: str) -> None:
 
 
 def _sync_directory(path: str, dirfd: int) -> None:
-    fd = os.open(path, DIRECTORY, dir_fd=dirfd)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in _NO_DIRECTORY_SYNC:
-            raise
-        warn(f"{path!r}: this filesystem can't sync directories")
-    finally:
-        os.close(fd)
+    with _core.open_path(path, DIRECTORY, dir_fd=dirfd) as fd:
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in _NO_DIRECTORY_SYNC:
+                raise
+            warn(f"{path!r}: this filesystem can't sync directories")
 
 
 def open_root(path: str) -> Root:
@@ -332,14 +327,12 @@ def open_root(path: str) -> Root:
 def _check_version(root: Root) -> None:
     path = root.join(LAYOUT_FILE)
     try:
-        fd, size = root.open_regular(LAYOUT_FILE)
+        file, size = root.open_regular(LAYOUT_FILE)
     except FileNotFoundError as error:
         message = f"{root.path!r}: not a layout: no {LAYOUT_FILE}"
         raise InvalidError(message, path=path) from error
-    try:
+    with file as fd:
         raw = read_all(fd, _LAYOUT_LIMIT, size)
-    finally:
-        os.close(fd)
     if raw.strip() in _COMMON_SPELLINGS:  # most need no JSON parser, whose import takes a while
         return
     import msgspec
@@ -355,13 +348,10 @@ def _check_version(root: Root) -> None:
 
 def _check_present(root: Root, name: str, right_kind: object, kind: str) -> None:
     try:
-        fd = root.open(name, os.O_PATH)
+        with root.open(name, os.O_PATH) as fd:
+            mode = os.fstat(fd).st_mode
     except FileNotFoundError as error:
         raise InvalidError(f"{root.path!r}: not a layout: no {name}", path=root.join(name)) from error
-    try:
-        mode = os.fstat(fd).st_mode
-    finally:
-        os.close(fd)
     if not right_kind(mode):  # type: ignore[operator]
         message = f"{root.path!r}: not a layout: {name} is not {kind}"
         raise InvalidError(message, path=root.join(name))

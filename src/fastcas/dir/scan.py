@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import time
 
@@ -57,8 +56,7 @@ def times_of(modified: int, changed: int) -> tuple[int, int]:
 
 def scan_blobs(root: Root, known: Container[str]) -> Iterator[StoredBlob]:
     """Everything under ``blobs/``, in no order, lazily; see ``Engine.scan_blobs``."""
-    directory = root.open(BLOBS, DIRECTORY)
-    try:
+    with root.open(BLOBS, DIRECTORY) as directory:
         parent = root.join(BLOBS)
         for name, mode, size, *times in _entries(directory, "", ()):
             is_algorithm = _core.split_digest(f"{name}:0") > 0
@@ -67,16 +65,14 @@ def scan_blobs(root: Root, known: Container[str]) -> Iterator[StoredBlob]:
             else:
                 kind = "non-regular" if is_algorithm else "bad-name"
                 yield StoredBlob(f"{parent}/{name}", None, size, *times_of(*times), kind)
-    finally:
-        os.close(directory)
 
 
 def _scan_algorithm(root: Root, algorithm: str, known: Container[str]) -> Iterator[StoredBlob]:
     try:
-        directory = root.open(f"{BLOBS}/{algorithm}", DIRECTORY)
+        opened = root.open(f"{BLOBS}/{algorithm}", DIRECTORY)
     except (InvalidError, FileNotFoundError, NotADirectoryError):
         return  # gone by now
-    try:
+    with opened as directory:
         parent = root.join(f"{BLOBS}/{algorithm}")
         prefix = f"{algorithm}:"
         for name, mode, size, modified, changed in _entries(directory, prefix, known):
@@ -91,8 +87,6 @@ def _scan_algorithm(root: Root, algorithm: str, known: Container[str]) -> Iterat
                 continue
             kind = "blob" if is_file else "non-regular"
             yield StoredBlob(f"{parent}/{name}", digest, size, *times, kind)
-    finally:
-        os.close(directory)
 
 
 def _entries(

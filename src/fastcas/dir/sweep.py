@@ -52,8 +52,8 @@ def sweep_blobs(
     before the first blob goes, since after a crash an older one would name what is gone."""
     removed: list[BlobInfo] = []
     position = freed = 0
-    witness = _Witness(root, raw_index, durable)
-    try:
+    with _open_index(root) as index:
+        witness = _Witness(root, index, raw_index, durable)
         while position < len(digests):
             held: list[_core.Held] = []
             count = len(removed)
@@ -69,8 +69,6 @@ def sweep_blobs(
             freed += sum(blob.size for blob in removed[count:])
             if progress is not None:
                 progress(freed, None)
-    finally:
-        witness.close()
     return Swept(removed, list(digests[position:]))
 
 
@@ -120,35 +118,35 @@ def _unlink(
 
 def _open_directory(root: Root, algorithm: str) -> _core.File | None:
     try:
-        return root.open_file(f"{BLOBS}/{algorithm}", DIRECTORY)
+        return root.open(f"{BLOBS}/{algorithm}", DIRECTORY)
     except (InvalidError, FileNotFoundError, NotADirectoryError):
         return None  # gone since it was listed
 
 
+def _open_index(root: Root) -> _core.File:
+    try:
+        return root.open_regular(INDEX_FILE)[0]
+    except FileNotFoundError as error:
+        message = f"not a layout any more: no {INDEX_FILE}"
+        raise InvalidError(message, path=root.join(INDEX_FILE)) from error
+
+
 class _Witness:
-    """The file of the index, open: whether it is still there, with the bytes ``raw``.
+    """The open file ``fd`` of the index: whether it is still there, with the bytes ``raw``.
 
     Whoever replaces the index makes another file, which can't have this one's inode while it is open.
     Whoever writes into it changes its times, or is found by reading it again.
     """
 
-    def __init__(self, root: Root, raw: bytes, durable: bool) -> None:
+    def __init__(self, root: Root, fd: int, raw: bytes, durable: bool) -> None:
         self._root = root
+        self._fd = fd
         self._raw = raw
         self._at_rest = False
-        try:
-            self._fd, _ = root.open_regular(INDEX_FILE)
-        except FileNotFoundError as error:
-            message = f"not a layout any more: no {INDEX_FILE}"
-            raise InvalidError(message, path=root.join(INDEX_FILE)) from error
-        try:
-            self._facts = os.fstat(self._fd)
-            self._same = self._compare()
-            if durable and self._same:
-                self._sync()
-        except BaseException:
-            self.close()
-            raise
+        self._facts = os.fstat(fd)
+        self._same = self._compare()
+        if durable and self._same:
+            self._sync()
 
     def holds(self) -> bool:
         with self._root.held() as rootfd:
@@ -161,9 +159,6 @@ class _Witness:
         if not self._at_rest or _version(facts) != _version(self._facts):
             self._same = self._compare()
         return self._same
-
-    def close(self) -> None:
-        os.close(self._fd)
 
     def _compare(self) -> bool:
         now = time.time_ns()

@@ -84,7 +84,7 @@ class Temp:
     def _open(self) -> None:
         if HAVE_O_TMPFILE:
             try:
-                self._file = self._root.open_file(".", os.O_TMPFILE | os.O_RDWR, self._mode)
+                self._file = self._root.open(".", os.O_TMPFILE | os.O_RDWR, self._mode)
                 self.fd = self._file.fd
                 return
             except OSError as error:
@@ -94,7 +94,7 @@ class Temp:
         with self._lock.shared():  # clean can't come between the name and the flock
             name = _new_name()
             self._name = name  # first: whatever comes between, it is removed
-            self._file = self._root.open_file(name, flags, 0o600)
+            self._file = self._root.open(name, flags, 0o600)
             self.fd = self._file.fd
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

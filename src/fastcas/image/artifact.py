@@ -5,6 +5,7 @@ Source: OCI image-spec 1.1, manifest.md, "Guidelines for Artifact Usage"; annota
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -22,7 +23,6 @@ from fastcas.image.reference import check_reference_name
 from fastcas.model import MEDIA_TYPE_EMPTY, Descriptor, Manifest
 
 if TYPE_CHECKING:
-    import io
     from datetime import datetime
 
     from fastcas.contract import Progress
@@ -128,9 +128,9 @@ def _list_files(files: Any, media_type: str) -> Iterator[tuple[str, str, Any]]:
 
 @contextmanager
 def _open_entry(entry: Entry) -> Iterator[io.FileIO]:
-    with entry.open_file() as file:
-        yield file
-        entry.check_unchanged(file.fileno())
+    with entry.open_file() as fd:
+        yield io.FileIO(fd, closefd=False)
+        entry.check_unchanged(fd)
 
 
 def _check_media_type(given: object) -> None:

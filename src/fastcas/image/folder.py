@@ -7,12 +7,12 @@ whoever changes the folder meanwhile can't lead us out of it. What changes while
 from __future__ import annotations
 
 import errno
-import io
 import os
 import stat
 import tarfile
 from collections.abc import Iterator
 
+from fastcas import _core
 from fastcas.errors import InvalidError
 from fastcas.image import tar
 
@@ -23,9 +23,9 @@ MAX_DEPTH = 128
 
 _CHUNK = 1 << 20
 _SMALL = 64 << 10
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 # A FIFO that took a file's place must not make us wait.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class Entry:
@@ -46,20 +46,19 @@ class Entry:
     def read_link(self) -> str:
         return os.readlink(self._leaf, dir_fd=self._directory)
 
-    def open_folder(self) -> int:
-        return os.open(self._leaf, _FOLDER, dir_fd=self._directory)
+    def open_folder(self) -> _core.File:
+        return _core.open_path(self._leaf, _FOLDER, dir_fd=self._directory)
 
-    def open_file(self) -> io.FileIO:
+    def open_file(self) -> _core.File:
         """The regular file that this is; InvalidError where another thing has taken its place."""
         try:
-            fd = os.open(self._leaf, _FILE, dir_fd=self._directory)
+            file = _core.open_path(self._leaf, _FILE, dir_fd=self._directory)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
                 raise _changed(self.path) from error
             error.filename = self.path
             raise
-        file = io.FileIO(fd)
-        if not os.path.samestat(os.fstat(fd), self.facts):
+        if not os.path.samestat(os.fstat(file.fd), self.facts):
             file.close()
             raise _changed(self.path)
         return file
@@ -85,29 +84,29 @@ def scan_folder(path: str | os.PathLike[str]) -> Iterator[Entry]:
     Raises InvalidError where directories change meanwhile or are nested more than 128 levels deep.
     """
     top = os.fspath(path)
-    # The open directories from the top down: descriptor, facts, path, prefix of names, names left.
-    levels: list[tuple[int, os.stat_result, str, str, list[str]]] = []
+    # The open directories from the top down: file, facts, path, prefix of names, names left.
+    levels: list[tuple[_core.File, os.stat_result, str, str, list[str]]] = []
 
-    def enter(fd: int, facts: os.stat_result, where: str, prefix: str) -> None:
+    def enter(file: _core.File, facts: os.stat_result, where: str, prefix: str) -> None:
         left: list[str] = []
-        levels.append((fd, facts, where, prefix, left))
-        left.extend(_list(fd))
+        levels.append((file, facts, where, prefix, left))
+        left.extend(_list(file.fd))
 
     try:
-        fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        enter(fd, os.fstat(fd), top, "")
+        file = _core.open_path(top, os.O_RDONLY | os.O_DIRECTORY)
+        enter(file, os.fstat(file.fd), top, "")
         while levels:
-            fd, facts, where, prefix, left = levels[-1]
+            file, facts, where, prefix, left = levels[-1]
             if not left:
-                if _witness(os.fstat(fd)) != _witness(facts):
+                if _witness(os.fstat(file.fd)) != _witness(facts):
                     raise _changed(where)
                 levels.pop()
-                os.close(fd)
+                file.close()
                 continue
             leaf = left.pop()
             place = os.path.join(where, leaf)
             try:
-                entry = Entry(fd, leaf, prefix + leaf, place)
+                entry = Entry(file.fd, leaf, prefix + leaf, place)
                 yield entry
                 if stat.S_ISDIR(entry.facts.st_mode):
                     if len(levels) >= MAX_DEPTH:
@@ -121,7 +120,7 @@ def scan_folder(path: str | os.PathLike[str]) -> Iterator[Entry]:
                 raise
     finally:
         for level in levels:
-            os.close(level[0])
+            level[0].close()
 
 
 def _list(fd: int) -> list[str]:
@@ -196,17 +195,17 @@ _KINDS = {
 
 def _pack_file(entry: Entry, header: bytes) -> Iterator[bytes]:
     size = left = entry.facts.st_size
-    with entry.open_file() as file:
+    with entry.open_file() as fd:
         if size <= _SMALL:  # in one piece: most files are small
-            data = file.read(size)
+            data = os.read(fd, size)
             left -= len(data)
             yield b"".join((header, data, tar.padding(size)))
         else:
             yield header
-            while left and (data := file.read(min(left, _CHUNK))):
+            while left and (data := os.read(fd, min(left, _CHUNK))):
                 left -= len(data)
                 yield data
             yield tar.padding(size)
-        entry.check_unchanged(file.fileno())
+        entry.check_unchanged(fd)
         if left:
             raise InvalidError(f"{entry.path!r} ends before its size", path=entry.path)
