@@ -28,9 +28,7 @@ def remove_debris(root: Root, lock: Lock) -> list[str]:
     Nothing else is touched, and no symbolic link is followed. Returns the names.
     """
     removed = []
-<<<<<<< HEAD
-    with lock.exclusive():
-        directory = root.open(".", DIRECTORY)
+    with lock.exclusive(), root.open(".", DIRECTORY) as directory:
         try:
             for name in sorted(os.listdir(directory)):
                 if _is_temp(name):
@@ -43,20 +41,6 @@ def remove_debris(root: Root, lock: Lock) -> list[str]:
                     removed.append(name)
         except OSError as error:
             raise root.named(error) from error.__cause__
-        finally:
-            os.close(directory)
-=======
-    with lock.exclusive(), root.open(".", DIRECTORY) as directory:
-        for name in sorted(os.listdir(directory)):
-            if _is_temp(name):
-                dead = _remove_dead_file(directory, name)
-            elif _is_umocis(name):
-                dead = _remove_dead_directory(directory, name)
-            else:
-                continue
-            if dead:
-                removed.append(name)
->>>>>>> files
     return removed
 
 

@@ -115,22 +115,12 @@ class IndexFile:
         except FileNotFoundError as error:
             message = f"not a layout any more: no {INDEX_FILE}"
             raise InvalidError(message, path=self._root.join(INDEX_FILE)) from error
-<<<<<<< HEAD
-        try:
-            if before.st_size > INDEX_LIMIT:  # one that only grows to that is met while it is read
-                message = f"index: {before.st_size} bytes are more than the limit of {INDEX_LIMIT}"
-                raise InvalidError(message, path=self._root.join(INDEX_FILE))
-            raw = read_all(fd, INDEX_LIMIT, before.st_size)
-            after = os.fstat(fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd, (raw if _version(before) == _version(after) else None), after
-=======
+        if before.st_size > INDEX_LIMIT:  # one that only grows to that is met while it is read
+            message = f"index: {before.st_size} bytes are more than the limit of {INDEX_LIMIT}"
+            raise InvalidError(message, path=self._root.join(INDEX_FILE))
         raw = read_all(file.fd, INDEX_LIMIT, before.st_size)
         after = os.fstat(file.fd)
         return file, (raw if _version(before) == _version(after) else None), after
->>>>>>> files
 
     def _is_still(self, fd: int, index: Index) -> bool:
         """Whether ``index``, which was read from the file ``fd``, is what the layout has now."""

@@ -234,25 +234,9 @@ def create_layout(path: str, *, durable: bool) -> Root:
         os.rmdir(path)
         raise
     try:
-<<<<<<< HEAD
-        os.mkdir(BLOBS, 0o755, dir_fd=fd)
-        os.mkdir(f"{BLOBS}/sha256", 0o755, dir_fd=fd)
-        # What makes a directory a layout comes last.
-        _write_new(fd, INDEX_FILE, _INDEX_BYTES, durable)
-        _write_new(fd, LAYOUT_FILE, _LAYOUT_BYTES, durable)
-        if durable:
-            for directory in (f"{BLOBS}/sha256", BLOBS, ".", "..", *map(os.path.dirname, missing)):
-                _sync_directory(directory, fd)
-        return open_root(path)
-    except BaseException as error:
-        _remove_new_layout(fd, path)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = path
-=======
         file = _core.open_path(path, DIRECTORY | os.O_NOFOLLOW)
     except BaseException:
         os.rmdir(path)
->>>>>>> files
         raise
     with file as fd:
         try:
@@ -265,8 +249,10 @@ def create_layout(path: str, *, durable: bool) -> Root:
                 for directory in (f"{BLOBS}/sha256", BLOBS, ".", "..", *map(os.path.dirname, missing)):
                     _sync_directory(directory, fd)
             return open_root(path)
-        except BaseException:
+        except BaseException as error:
             _remove_new_layout(fd, path)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = path
             raise
 
 
