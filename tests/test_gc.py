@@ -774,7 +774,7 @@ def test_an_index_written_in_place_is_noticed(cas, layout, at_rest, monkeypatch)
         assert not witness.holds(), "another file"
     path.unlink()
     with pytest.raises(InvalidError):
-        sweep._Witness(cas._root, raw, False)
+        sweep._open_index(cas._root)
     shutil.move(layout / "other", path)
 
 
