@@ -30,6 +30,7 @@ from gates.workloads import OLD, Writer, digest_of, prepare
 
 NOBODY = 65534
 WHO = ("root", "root on a user's layout", "user")
+SOME = 150  # trials of each
 
 _OLD = f"blobs/{digest_of(OLD).replace(':', '/')}"
 
@@ -96,7 +97,7 @@ def use_odd_digests(writer: Writer, place: str) -> None:
 
 
 OPERATIONS: dict[str, Callable[[Writer, str], None]] = {
-    **g_full.OPERATIONS,
+    **{name: do for name, do in g_full.OPERATIONS.items() if name not in ("put_large", "put_many")},
     **{function.__name__: function for function in (scrub, open_again, read_old, use_odd_digests)},
 }
 
@@ -219,7 +220,7 @@ def plan() -> list[tuple[str, str, str, str]]:
 def serve(place: str, prepared: str, who: str, chosen: str, times: int) -> None:
     """Does the trials as ``who`` and tells of each what was wrong."""
     workloads.tell = g_full.tell = lambda *event: None
-    mine = Path(place, who.replace("'", ""))
+    mine = Path(place, "trials")
     mine.mkdir()
     trials = json.loads(Path(chosen).read_text())
     warm_up(mine, prepared)
@@ -304,14 +305,16 @@ def run(gate: Run) -> None:
         with child.start(prepare, str(prepared / name), images) as process:
             process.communicate()
     trials = plan()
-    for who in WHO if os.geteuid() == 0 else WHO[-1:]:
-        chosen = gate.random.sample(trials, gate.rounds(120, len(trials)))
-        (gate.place / "plan").write_text(json.dumps(chosen))
-        judge(gate, who, prepared, gate.place / "plan")
+    for _ in range(gate.rounds(1, len(trials) // SOME)):
+        for who in WHO if os.geteuid() == 0 else WHO[-1:]:
+            chosen = gate.random.sample(trials, SOME)
+            (gate.place / "plan").write_text(json.dumps(chosen))
+            judge(gate, who, prepared, gate.place / "plan")
+            shutil.rmtree(gate.place / "trials")
 
 
 def judge(gate: Run, who: str, prepared: Path, chosen: Path) -> None:
-    times = gate.rounds(5, 30)
+    times = gate.pick(5, 30)
     process = child.start(serve, gate.place, prepared, who, chosen, times, mutant=gate.mutant)
     try:
         assert process.stdout is not None
