@@ -96,7 +96,7 @@ GATES := cd tests && ../$(BIN)/python -m gates
 gates: build $(VENV)/.extra-test
 	$(GATES) --json ../build/gates.jsonl $(ARGS)
 
-soak: build $(VENV)/.extra-test
+soak: build $(VENV)/.extra-soak
 	$(GATES) --soak --json ../build/soak.jsonl $(ARGS)
 	$(GATES).tables ../build/soak.jsonl ../docs/guarantees.md
 

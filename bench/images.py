@@ -146,7 +146,7 @@ def builds(folder: Path) -> list[Program]:
         Program("tar | sha256sum | pigz -1", "pigz", "nothing synced", pipeline("| pigz -1")),
         Program("tar | sha256sum | pigz", "pigz", "nothing synced", pipeline("| pigz")),
         Program("tar | sha256sum | zstd -T0", "zstd", "nothing synced", pipeline("| zstd -qT0")),
-        Program("umoci insert (gzip)", "umoci", "file synced",
+        Program("umoci insert (gzip)", "umoci", "nothing synced",
                 lambda t: f"umoci init --layout {t} && umoci new --image {t}:v1 && "
                           f"umoci insert --image {t}:v1 {q(os.fspath(folder))} /"),
         Program("buildah commit, not compressed", "buildah", "file synced",

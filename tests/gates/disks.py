@@ -23,7 +23,7 @@ class Kind:
     name: str
     make: str
     size: int
-    options: str = "loop"
+    options: str = "defaults"
     has_shutdown: bool = True
 
     @property
@@ -33,8 +33,8 @@ class Kind:
 
 MIB = 1 << 20
 KINDS = (
-    Kind("ext4", "mkfs.ext4 -q -F", 64 * MIB, "loop,data=ordered"),
-    Kind("ext4 writeback", "mkfs.ext4 -q -F", 64 * MIB, "loop,data=writeback"),
+    Kind("ext4", "mkfs.ext4 -q -F", 64 * MIB, "data=ordered"),
+    Kind("ext4 writeback", "mkfs.ext4 -q -F", 64 * MIB, "data=writeback"),
     Kind("xfs", "mkfs.xfs -q -f", 300 * MIB),
     Kind("btrfs", "mkfs.btrfs -q -f", 128 * MIB, has_shutdown=False),
 )
@@ -44,7 +44,7 @@ def missing() -> str | None:
     """Why there can be no such filesystems here."""
     if os.geteuid() != 0:
         return "only root can mount filesystems"
-    programs = {kind.make.split()[0] for kind in KINDS} | {"mount", "umount"}
+    programs = {kind.make.split()[0] for kind in KINDS} | {"losetup", "mount", "umount"}
     lacking = sorted(name for name in programs if not shutil.which(name, path=_PATH))
     if lacking:
         return f"not installed: {', '.join(lacking)}"
@@ -75,11 +75,18 @@ class Mounted:
 
     def __enter__(self) -> Mounted:
         self.path.mkdir(exist_ok=True)
-        _run("mount", "-t", self.kind.type, "-o", self.kind.options, self.image, self.path)
+        # Not by mount's option "loop": it may take a device of the same image that is on its way out.
+        self.device = _run("losetup", "--find", "--show", self.image).strip()
+        try:
+            _run("mount", "-t", self.kind.type, "-o", self.kind.options, self.device, self.path)
+        except BaseException:
+            _run("losetup", "--detach", self.device)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         _run("umount", self.path)
+        _run("losetup", "--detach", self.device)
 
     def cut(self, writer: subprocess.Popen[bytes], left: Path) -> None:
         """The power fails now, and the writer ends: ``left`` gets what the disk has then.
@@ -119,6 +126,8 @@ def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def _run(*command: str | Path) -> None:
+def _run(*command: str | Path) -> str:
     environment = {**os.environ, "PATH": _PATH}
-    subprocess.run(command, check=True, timeout=60, capture_output=True, env=environment)
+    return subprocess.run(
+        command, check=True, timeout=60, capture_output=True, text=True, env=environment
+    ).stdout

@@ -168,9 +168,9 @@ def run_tests(gate: Run) -> None:
     assert where.stdout.strip() == str(package / name), where.stderr
     which = gate.pick(SHORT_CHOICE, UNFIT)
     chosen = [TESTS / test for test in gate.pick(SHORT, [])] or [TESTS]
+    pytest = [*python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=600", "-k", which]
     result = subprocess.run(
-        [*python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=600",
-         "-k", which, *chosen],
+        [*pytest, *chosen],
         env=environment, cwd=TESTS.parent, capture_output=True, text=True, timeout=3600,
     )  # fmt: skip
     problems = reports("", gate.place)

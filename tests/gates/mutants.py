@@ -7,6 +7,7 @@ library does which is loaded before libc (shim.c), or both. A new one: a functio
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 
 @dataclass(frozen=True)
@@ -295,11 +297,59 @@ def one_read() -> None:
     index.read_all = lambda fd, limit, size: os.read(fd, limit)
 
 
-# ---- containment
+@mutant("whose errors name no file")
+def errors_unnamed() -> None:
+    from fastcas.dir.root import Root
+
+    Root.named = lambda self, error, *name: OSError(error.errno, error.strerror)
 
 
-@mutant("that refuses a link at the end of a path alone", shim="last-link-only")
-def last_link_only() -> None: ...
+@mutant("whose put_blobs forgets what failed")
+def failures_of_put_blobs_forgotten() -> None:
+    from fastcas.dir.batch import Batch
+
+    Batch._fail = lambda self, number, source, error: None
+
+
+@mutant("that forgets what got no name at a durability point")
+def lost_forgotten() -> None:
+    from fastcas.dir.pending import Pending
+
+    lose = Pending._lose
+
+    def forget(self, one, error):
+        lose(self, one, error)
+        self._lost.clear()
+
+    Pending._lose = forget
+
+
+@mutant("that writes the index in its place")
+def index_in_place() -> None:
+    from fastcas.dir.index import IndexFile
+    from fastcas.dir.root import write_all
+
+    def write(self, raw, only_if=None):
+        self._pending.sync()
+        with open(self._root.join("index.json"), "wb", buffering=0) as file:
+            write_all(file.fileno(), raw)
+        return True
+
+    IndexFile._write = write
+
+
+@mutant("that leaves half of a layout that couldn't be made")
+def half_layouts_kept() -> None:
+    from fastcas.dir import root
+
+    root._remove_new_layout = lambda fd, path: None
+
+
+@mutant("that fails where checksums for quick scrub can't be kept")
+def checksums_required() -> None:
+    from fastcas.dir import checksums
+
+    checksums.OSError = ZeroDivisionError
 
 
 # ---- the core's C
@@ -415,3 +465,268 @@ def lock_kept() -> None:
 
     lock._Holder.__exit__ = leave
     lock._Holder.__del__ = lambda self: None
+
+
+# ---- long files
+
+
+@mutant("that counts what it writes in 32 bits", shim="offsets-of-32-bits")
+def offsets_of_32_bits() -> None: ...
+
+
+# ---- caps
+
+
+@mutant("that parses documents of any size")
+def no_caps() -> None:
+    from fastcas import model
+
+    model.INDEX_LIMIT = model.DOCUMENT_LIMIT = 1 << 40
+    model.Index._limit = 1 << 40
+
+
+@mutant("whose walk goes every way to a document")
+def every_way_walked() -> None:
+    from fastcas.image import walk
+
+    walk.set = type("Forgetful", (set,), {"add": lambda self, item: None})
+
+
+# ---- scrub
+
+
+@mutant("whose scrub takes what could be read for right")
+def digest_ignored() -> None:
+    from fastcas.dir.check import Check
+
+    run = Check._run
+
+    def right(self, digests, algorithm, **options):
+        for digest, (encoded, *rest) in run(self, digests, algorithm, **options):
+            yield digest, (digest.encoded if options else encoded, *rest)
+
+    Check._run = right
+
+
+@mutant("whose scrub compares sizes")
+def scrub_by_size() -> None:
+    from fastcas.dir.check import Check
+    from fastcas.image import scrub
+
+    sizes: dict[str, int] = {}
+    verify = scrub._verify
+
+    def by_size(engine, blob, done, count):
+        if sizes.setdefault(blob.digest, blob.size) == blob.size:
+            return scrub.Verdict(blob, "good", "")
+        return verify(engine, blob, done, count)
+
+    scrub._verify = by_size
+    Check.run = lambda self, digests, *, quick: iter([""] * len(digests))
+
+
+@mutant("whose quick scrub takes what has a recorded checksum for right")
+def checksum_believed() -> None:
+    from fastcas.dir.check import Check
+
+    def compare(self, digests, records, means):
+        means.update((digest, "checksum") for digest in digests)
+
+    Check._compare = compare
+
+
+@mutant("whose quick scrub doesn't digest what has another checksum than the recorded one")
+def checksum_damns() -> None:
+    from fastcas.image import scrub
+
+    verify = scrub._verify
+
+    def damn(engine, blob, done, count):
+        verdict = verify(engine, blob, done, count)
+        return verdict._replace(state="corrupt") if verdict.state == "good" else verdict
+
+    from fastcas.dir.check import Check
+
+    digest = Check._digest
+    Check._digest = lambda self, digests, records, means: digest(
+        self, [d for d in digests if d not in records], records, means
+    )
+    scrub._verify = damn
+
+
+@mutant("whose scrub passes over what it can't read")
+def scrub_errors_swallowed() -> None:
+    from fastcas.image import scrub
+
+    verify = scrub._verify
+
+    def swallow(*arguments):
+        verdict = verify(*arguments)
+        return verdict._replace(state="gone") if verdict.state == "unreadable" else verdict
+
+    scrub._verify = swallow
+
+
+# ---- parsers
+
+
+@mutant("that reads documents of any size")
+def size_cap_removed() -> None:
+    from fastcas import jsonstyle
+
+    check = jsonstyle.check_bytes
+    jsonstyle.check_bytes = lambda raw, *, limit, what: check(raw, limit=1 << 62, what=what)
+
+
+@mutant("that reads documents of any depth")
+def depth_cap_removed() -> None:
+    from fastcas import jsonstyle
+
+    jsonstyle._check_depth = lambda raw, what: None
+
+
+@mutant("that decompresses without a limit")
+def output_cap_removed() -> None:
+    from fastcas.image.decompress import PlainReader
+
+    real = PlainReader.__init__
+    PlainReader.__init__ = lambda self, reader, compression, diff_id, limit, ratio: real(
+        self, reader, compression, diff_id, 1 << 62, 1 << 62
+    )
+
+
+@mutant("that takes the last of equal keys")
+def duplicate_keys_accepted() -> None:
+    from fastcas import jsonstyle
+
+    jsonstyle.has_distinct_keys = lambda raw, keys: True
+
+
+@mutant("whose parsers raise KeyError for a field that is missing")
+def parser_raises_key_error() -> None:
+    from fastcas import jsonstyle
+
+    real = jsonstyle._raise_field
+
+    def raising(error, what):
+        if "missing" in str(error):
+            raise KeyError(what)
+        real(error, what)
+
+    jsonstyle._raise_field = raising
+
+
+@mutant("that lets a RecursionError through")
+def recursion_error_raised() -> None:
+    from fastcas import jsonstyle
+
+    jsonstyle.decode = lambda decoder, raw, *, what: decoder.decode(raw)
+
+
+@mutant("that reads archives with names that lead out of them")
+def traversal_accepted() -> None:
+    from fastcas.image import tar
+
+    tar._check_name = lambda name, what, is_file: name
+
+
+# ---- what an engine remembers
+
+
+@mutant("that loses a change of the index now and then")
+def index_update_lost() -> None:
+    from fastcas.dir.index import IndexFile
+
+    write = IndexFile._write
+    count = iter(range(1 << 30))
+    IndexFile._write = lambda self, *arguments: next(count) % 4 == 3 or write(self, *arguments)
+
+
+@mutant("whose gc forgets an entry of the index")
+def gc_forgets_an_entry() -> None:
+    from fastcas.image import gc
+
+    roots = gc._roots
+    gc._roots = lambda index: roots(index)[1:]
+
+
+@mutant("that takes a stored blob as it is, damaged or not")
+def damaged_accepted() -> None:
+    from fastcas.dir.ingest import Ingest
+
+    Ingest._judge = lambda self, fd, *_: fd
+
+
+@mutant("that names a blob before its durability point")
+def waiting_is_visible() -> None:
+    from fastcas.dir.pending import Pending
+
+    add = Pending.add
+
+    def named(self, *arguments):
+        add(self, *arguments)
+        self.settle()
+
+    Pending.add = named
+
+
+@mutant("that publishes what was deleted while it waited")
+def delete_keeps_what_waits() -> None:
+    from fastcas.dir.pending import Pending
+
+    Pending.forget = lambda self, digest: None
+
+
+def _open_by(look: Callable[[int, str], None]) -> None:
+    """Names are opened as they are, but for a link at their end, after a look at them."""
+    from fastcas.dir import root
+
+    def opening(dirfd, name, flags, mode):
+        look(dirfd, name)
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=dirfd)
+
+    root.HAVE_OPENAT2 = False
+    root._open_beneath = opening
+
+
+@mutant("that opens with O_NOFOLLOW, which guards the last component only")
+def links_of_leaves_refused() -> None:
+    _open_by(lambda dirfd, name: None)
+
+
+@mutant("that looks for links, then opens")
+def looked_then_opened() -> None:
+    def look(dirfd, name):
+        parts = name.split("/")
+        for count in range(1, len(parts) + 1):
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat("/".join(parts[:count]), dir_fd=dirfd, follow_symlinks=False)
+                if stat.S_ISLNK(found.st_mode):
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+    _open_by(look)
+
+
+@mutant("that takes any string for a digest")
+def digests_unchecked() -> None:
+    from fastcas import Digest
+
+    Digest.__new__ = str.__new__
+
+
+@mutant("that marks a stored blob as used though it has a second name")
+def second_names_taken() -> None:
+    from fastcas.dir import ingest
+
+    def fstat(fd):
+        facts = os.fstat(fd)
+        return os.stat_result((*facts[:3], 1, *facts[4:10]))
+
+    ingest.os = SimpleNamespace(**{**vars(os), "fstat": fstat})
+
+
+@mutant("that leaves files of root's in a user's layout")
+def owner_ignored() -> None:
+    from fastcas.dir.root import Root
+
+    Root.owner = property(lambda self: None, lambda self, value: None)

@@ -146,7 +146,7 @@ def examine(
     else:
         expected.feed(events)
     expected.feed(told)
-    if layout.exists() and not problems:  # else it may wait for ever
+    if layout.exists() and not problems:  # a lock that was kept would have us wait for ever
         problems += check(snapshot(layout), expected)
         problems += recover(layout, expected)
     gate.check(f"{name} at {level}", problems)

@@ -4,7 +4,6 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <semaphore.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -166,6 +165,8 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off_t at)
         return -1;
     if (is_condition("lies") && size && is_file(fd))
         return lie(fd, data, size, at);
+    if (is("offsets-of-32-bits"))
+        at &= 0xffffffff;
     return REAL(pwrite)(fd, data, some(fd, size), at);
 }
 
@@ -269,12 +270,7 @@ long syscall(long number, ...)
     for (int i = 0; i < 6; i++)
         a[i] = va_arg(list, long);
     va_end(list);
-    if (number == SYS_openat2) {
+    if (number == SYS_openat2)
         step(CALL);
-        if (is("last-link-only")) {
-            const struct open_how *how = (const struct open_how *)a[2];
-            return openat((int)a[0], (const char *)a[1], (int)how->flags | O_NOFOLLOW, (mode_t)how->mode);
-        }
-    }
     return REAL(syscall)(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }

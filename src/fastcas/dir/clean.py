@@ -29,15 +29,18 @@ def remove_debris(root: Root, lock: Lock) -> list[str]:
     """
     removed = []
     with lock.exclusive(), root.open(".", DIRECTORY) as directory:
-        for name in sorted(os.listdir(directory)):
-            if _is_temp(name):
-                dead = _remove_dead_file(directory, name)
-            elif _is_umocis(name):
-                dead = _remove_dead_directory(directory, name)
-            else:
-                continue
-            if dead:
-                removed.append(name)
+        try:
+            for name in sorted(os.listdir(directory)):
+                if _is_temp(name):
+                    dead = _remove_dead_file(directory, name)
+                elif _is_umocis(name):
+                    dead = _remove_dead_directory(directory, name)
+                else:
+                    continue
+                if dead:
+                    removed.append(name)
+        except OSError as error:
+            raise root.named(error) from error.__cause__
     return removed
 
 

@@ -115,6 +115,9 @@ class IndexFile:
         except FileNotFoundError as error:
             message = f"not a layout any more: no {INDEX_FILE}"
             raise InvalidError(message, path=self._root.join(INDEX_FILE)) from error
+        if before.st_size > INDEX_LIMIT:  # one that only grows to that is met while it is read
+            message = f"index: {before.st_size} bytes are more than the limit of {INDEX_LIMIT}"
+            raise InvalidError(message, path=self._root.join(INDEX_FILE))
         raw = read_all(file.fd, INDEX_LIMIT, before.st_size)
         after = os.fstat(file.fd)
         return file, (raw if _version(before) == _version(after) else None), after

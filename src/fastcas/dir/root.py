@@ -249,8 +249,10 @@ def create_layout(path: str, *, durable: bool) -> Root:
                 for directory in (f"{BLOBS}/sha256", BLOBS, ".", "..", *map(os.path.dirname, missing)):
                     _sync_directory(directory, fd)
             return open_root(path)
-        except BaseException:
+        except BaseException as error:
             _remove_new_layout(fd, path)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = path
             raise
 
 
