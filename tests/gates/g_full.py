@@ -210,13 +210,13 @@ def with_descriptors(left: int) -> contextlib.AbstractContextManager[None]:
 #: What may be scarce; the errno of that; how much of it is tried.
 SCARCE: dict[str, tuple[int, list[int]]] = {
     "nothing": (0, []),
-    "pages": (errno.ENOSPC, [*range(16), *range(16, 64, 4), *range(64, 256, 16), 512, 1000]),
+    "pages": (errno.ENOSPC, [*range(12), 16, 24, 32, 40, 48, 64, 100, 150, 250, 512, 1000]),
     "inodes": (errno.ENOSPC, [*range(16), *range(16, 64, 8)]),
     "bytes of a file": (
         errno.EFBIG,
         [0, 1, 31, 90, 499, 500, 501, 2000, 4096, 9000, 65536, 149_999, 150_000, 1 << 20, 2 << 20],
     ),
-    "descriptors": (errno.EMFILE, [*range(24), *range(24, 64, 4)]),
+    "descriptors": (errno.EMFILE, [*range(16), 20, 24, 32, 48]),
 }
 
 
@@ -384,6 +384,8 @@ def run(gate: Run) -> None:
             gate.faults += faults
             gate.check(" ".join(map(str, trial)), problems)
         if process.wait() != 0:
+            if not gate.trials:  # it couldn't even begin: that shows nothing
+                raise RuntimeError(f"the process ended with {process.returncode}")
             gate.violate(f"the process ended with {process.returncode}")
     finally:
         process.kill()

@@ -315,6 +315,7 @@ def run(gate: Run) -> None:
 
 def judge(gate: Run, who: str, prepared: Path, chosen: Path) -> None:
     times = gate.pick(5, 30)
+    before = gate.trials
     process = child.start(serve, gate.place, prepared, who, chosen, times, mutant=gate.mutant)
     try:
         assert process.stdout is not None
@@ -324,6 +325,8 @@ def judge(gate: Run, who: str, prepared: Path, chosen: Path) -> None:
             gate.faults += 1
             gate.check(f"{who}: {', '.join(trial)}", problems)
         if process.wait() != 0:
+            if gate.trials == before:  # it couldn't even begin: that shows nothing
+                raise RuntimeError(f"{who}: the process ended with {process.returncode}")
             gate.violate(f"{who}: the process ended with {process.returncode}")
     finally:
         process.kill()

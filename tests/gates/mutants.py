@@ -679,11 +679,12 @@ def delete_keeps_what_waits() -> None:
 
 def _open_by(look: Callable[[int, str], None]) -> None:
     """Names are opened as they are, but for a link at their end, after a look at them."""
+    from fastcas import _core
     from fastcas.dir import root
 
     def opening(dirfd, name, flags, mode):
         look(dirfd, name)
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=dirfd)
+        return _core.File(os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=dirfd))
 
     root.HAVE_OPENAT2 = False
     root._open_beneath = opening
