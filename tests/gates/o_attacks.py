@@ -9,9 +9,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import resource
 import shutil
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +55,12 @@ def entries(count: int) -> bytes:
     entry = '{"mediaType":"a/b","digest":"sha256:%064x","size":1,"annotations":{"%s":"v%d"}}'
     body = ",".join(entry % (number, REF_NAME, number) for number in range(count))
     return f'{{"schemaVersion":2,"manifests":[{body}]}}'.encode()
+
+
+def unknown_fields(count: int) -> bytes:
+    """An index of nothing else."""
+    body = ",".join(f'"f{number}":0' for number in range(count))
+    return f'{{"schemaVersion":2,"manifests":[],{body}}}'.encode()
 
 
 def write_index(make: Callable[[], bytes]) -> Callable[[fastcas.DirEngine, Path], None]:
@@ -121,6 +129,25 @@ def load(cas: fastcas.DirEngine, packed: bytes) -> None:
     import_archive(cas, io.BytesIO(packed))
 
 
+def claim_a_terabyte(cas: fastcas.DirEngine, layout: Path) -> Descriptor:
+    """A document that is one hole."""
+    digest = cas.put_blob(b"").digest
+    blob = layout / "blobs" / digest.replace(":", "/")
+    blob.chmod(0o644)
+    os.truncate(blob, 1 << 40)
+    return Descriptor(MEDIA_TYPE_INDEX, digest, 1 << 40)
+
+
+def claim_8_gib(cas: fastcas.DirEngine, layout: Path) -> bytes:
+    """An archive that begins with a member of that size."""
+    info = tarfile.TarInfo("index.json")
+    info.size = 8 << 30
+    return info.tobuf() + bytes(MIB)
+
+
+#: A zstd frame that asks for a window of 2 GiB.
+WINDOW = bytes.fromhex("28b52ffd00a8") + bytes(1000)
+
 # Each has fewer bytes than that.
 MOST_ENTRIES = INDEX_LIMIT // 200
 
@@ -138,11 +165,34 @@ ATTACKS = {
     f"an index of {MOST_ENTRIES} descriptors, read, resolved and updated": Attack(
         write_index(lambda: entries(MOST_ENTRIES)), resolve, False, 1200
     ),
+    "an index of 60 MB of brackets": Attack(
+        write_index(lambda: b'{"schemaVersion":2,"manifests":' + b"[" * 60_000_000),
+        read_index,
+        True,
+        240,
+    ),
+    "an index with a string of 60 MB": Attack(
+        write_index(
+            lambda: b'{"schemaVersion":2,"manifests":[],"x":"' + b"\\u0041" * 10_000_000 + b'"}'
+        ),
+        read_index,
+        False,
+        260,
+    ),
+    "an index with a million unknown fields": Attack(
+        write_index(lambda: unknown_fields(1_000_000)),
+        read_index,
+        False,
+        500,
+    ),
+    "a document of a terabyte": Attack(claim_a_terabyte, walk_all, True, 4),
     "a document of 5 MB": Attack(put_opaque(b'{"a":"' + b"x" * 5_000_000 + b'"}'), walk_all, True, 4),
     "a diamond of 30 levels": Attack(put_diamond, walk_all, False, 16),
     "10 000 levels": Attack(put_deep, walk_all, False, 64),
     "4 GiB of zeros in gzip": Attack(bomb("gzip"), unpack, True, 64),
     "4 GiB of zeros in zstd": Attack(bomb("zstd"), unpack, True, 64),
+    "a window of 2 GiB in zstd": Attack(lambda cas, layout: WINDOW, unpack, True, 16),
+    "an archive with a document of 8 GiB": Attack(claim_8_gib, load, True, 16),
     "4 GiB of zeros in gzip as an archive": Attack(bomb("gzip"), load, True, 64),
 }
 
