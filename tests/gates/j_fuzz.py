@@ -321,7 +321,7 @@ def run(gate: Run) -> None:
     place.mkdir()
     # Derandomized in CI: the same inputs each time.
     number = gate.pick(1, gate.random.randrange(1 << 32))
-    examples = gate.pick(60, 3000)
+    examples = gate.pick(25, 3000)
     arguments = (place, examples, number, gate.mutant is not None)
     process = child.start(fuzz, *arguments, mutant=gate.mutant, stderr=subprocess.PIPE)
     gate.trials += 1

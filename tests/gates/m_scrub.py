@@ -275,7 +275,7 @@ def run(gate: Run) -> None:
     for _ in range(gate.pick(1, 4)):
         place = gate.place / "place"
         place.mkdir()
-        arguments = (place, gate.random.randrange(1 << 32), gate.pick(3000, 20_000), gate.pick(6, 60))
+        arguments = (place, gate.random.randrange(1 << 32), gate.pick(2000, 20_000), gate.pick(6, 60))
         process = child.start(examine, *arguments, mutant=gate.mutant, stderr=subprocess.PIPE)
         output, errors = process.communicate(timeout=3000)
         for kind, what, *more in child.events(output):

@@ -279,7 +279,7 @@ def through(place: str, way: str, size: int, digest: str) -> None:
 
 
 def run(gate: Run) -> None:
-    ways = list(WAYS) if gate.soak else ["path", "put_blobs", "readinto"]
+    ways = list(WAYS) if gate.soak else ["path"]
     for size in gate.pick(SIZES[-1:], SIZES):
         digest = make(gate.place / "source", size)
         for way in ways:

@@ -230,7 +230,7 @@ def run(gate: Run) -> None:
         gate.faults += 1
         process = child.start(suffer, gate.place, name, mutant=gate.mutant)
         try:
-            output, _ = process.communicate(timeout=PATIENCE)
+            output, _ = process.communicate(timeout=PATIENCE if gate.mutant is None else 15)
         except subprocess.TimeoutExpired:
             process.kill()
             output, _ = process.communicate()
