@@ -60,16 +60,16 @@ HAS_LANES = "; lanes: " in fastcas.backend
 FLOORS = {
     "put file / EVP": 0.55,
     "put file / hashlib loop": 1.00,
-    "put file, full, disk / hashlib loop": 0.80,
+    "put file, full, disk / hashlib loop": 1.00,
     "put readinto / EVP": 0.50,
-    "put read / hashlib loop": 0.70,
+    "put read / hashlib loop": 0.90,
     "get readinto aligned / EVP": 0.60,
     "get readinto unaligned / EVP": 0.60,
     "get readall / hashlib loop": 0.40,
     "put 4 KiB / hashlib loop": 0.40,
-    "get 4 KiB / hashlib loop": 0.40,
+    "get 4 KiB / hashlib loop": 0.80,
     "list / os.listdir": 0.30,
-    "copy out / shutil.copyfile": 0.60,
+    "copy out / shutil.copyfile": 0.80,
     # Of documents that are read one by one: 1 where nothing is read ahead.
     "walk / walk one by one": 1.15,
     "mark / mark one by one": 1.15,
@@ -272,8 +272,11 @@ class Bench:
 
             return run
 
+        def read_blob(digest: str) -> bytes:
+            return cas.read_blob(digest)  # as the class has it at that time: guard_slower changes it
+
         yield "put 4 KiB / hashlib loop", put, put_loop
-        yield "get 4 KiB / hashlib loop", get(cas.read_blob), get(store.get_bytes)
+        yield "get 4 KiB / hashlib loop", get(read_blob), get(store.get_bytes)
 
     def _lanes(self) -> Iterator[tuple[str, Timed, Timed]]:
         pieces = [self.content[at : at + LANES_BLOB] for at in range(0, LARGE, LANES_BLOB)]
