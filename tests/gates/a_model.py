@@ -14,12 +14,11 @@ from pathlib import Path
 import fastcas
 from fastcas import Descriptor
 from fastcas.dir.durability import LEVELS
-from gates import child
 from gates.child import tell
 from gates.harness import Gate, Run
 from gates.invariants import Expected, Tree, check, recover
 from gates.replay import crashes, within
-from gates.workloads import LAYER, OLD, Writer, digest_of, noise, prepare, use_named_files
+from gates.workloads import LAYER, OLD, Writer, digest_of, noise, prepare_layouts, use_named_files
 
 #: Of so many states that were checked, the layout of one is written out.
 EVERY = 2000
@@ -169,11 +168,7 @@ FIRST = {
 
 
 def run(gate: Run) -> None:
-    prepared = gate.place / "prepared"
-    prepared.mkdir()
-    child.start(prepare, prepared / "source", ["copied"]).communicate()
-    output, _ = child.start(prepare, prepared / "layout", ["one", "two"]).communicate()
-    events = list(child.events(output))
+    prepared, events = prepare_layouts(gate.place)
     first = FIRST.get(gate.mutant or "")
     for operation in sorted(OPERATIONS, key=lambda operation: operation is not first):
         for level in LEVELS:

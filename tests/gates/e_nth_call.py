@@ -19,6 +19,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from fastcas.dir.durability import LEVELS
 from gates import a_model, child, workloads
 from gates.harness import Gate, Run
 from gates.invariants import TEMP, Expected, check, open_files, recover, snapshot
-from gates.workloads import OLD, digest_of, prepare
+from gates.workloads import OLD, digest_of, prepare_layouts
 
 _FILES = ("EIO", "ENOMEM", "EACCES")
 _NEW = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EACCES", "ENOMEM")
@@ -275,11 +276,7 @@ _CALL = re.compile(r"^\d+ +(\w+)\(", re.MULTILINE)
 
 
 def run(gate: Run) -> None:
-    prepared = gate.place / "prepared"
-    prepared.mkdir()
-    child.start(prepare, prepared / "source", ["copied"]).communicate()
-    output, _ = child.start(prepare, prepared / "layout", ["one", "two"]).communicate()
-    events = list(child.events(output))
+    prepared, events = prepare_layouts(gate.place)
     with Server(gate, prepared) as server:
         faults = list(find_faults(gate, server, prepared))
         gate.random.shuffle(faults)
@@ -306,19 +303,15 @@ def find_faults(gate: Run, server: Server, prepared: Path) -> Iterator[Fault]:
                         yield Fault(operation, level, call, error, turn)
 
 
-class copied:
+@contextmanager
+def copied(gate: Run, prepared: Path) -> Iterator[Path]:
     """A copy of the prepared layouts, gone afterwards."""
-
-    def __init__(self, gate: Run, prepared: Path) -> None:
-        self.place = gate.place / "place"
-        self.prepared = prepared
-
-    def __enter__(self) -> Path:
-        shutil.copytree(self.prepared, self.place)
-        return self.place
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.place)
+    place = gate.place / "place"
+    shutil.copytree(prepared, place)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place)
 
 
 def inject(gate: Run, server: Server, prepared: Path, events: list[Any], fault: Fault) -> None:

@@ -243,7 +243,7 @@ def warm_up(mine: Path, prepared: str) -> None:
         shutil.copytree(prepared, mine / "warm")
         Outside(mine / "warm" / "outside")
         writer = Writer(str(mine / "warm/layout"), "full")
-        attempt(operation, writer, mine / "warm")
+        g_full.attempt(operation, writer, mine / "warm")
         writer.close()
         shutil.rmtree(mine / "warm")
 
@@ -262,11 +262,11 @@ def try_one(
     outside.remember()
     with trap:
         for _ in range(times if kind == "swapped" else 1):
-            error = attempt(OPERATIONS[name], writer, place)
+            error = g_full.attempt(OPERATIONS[name], writer, place)
             if error is not None and not isinstance(error, (fastcas.FastCASError, OSError)):
                 yield repr(error)
             yield from outside.changes(may_be_read=kind == "hard link")
-        attempt(lambda writer, _: writer.close(), writer, place)
+        g_full.attempt(lambda writer, _: writer.close(), writer, place)
     yield from outside.changes(may_be_read=kind == "hard link")
     if who == "root on a user's layout":
         yield from roots_files(layout, part, kind)
@@ -281,16 +281,6 @@ def roots_files(layout: Path, part: str, kind: str) -> Iterator[str]:
             planted = one in ("swap", "foreign", g_full.DEBRIS) or path == str(layout / part)
             if facts.st_uid == 0 and not planted:
                 yield f"root's: {os.path.relpath(path, layout)}"
-
-
-def attempt(
-    operation: Callable[[Writer, str], None], writer: Writer, place: Path
-) -> BaseException | None:
-    try:
-        operation(writer, str(place))
-    except BaseException as error:
-        return error
-    return None
 
 
 # ---- the gate

@@ -22,7 +22,7 @@ from gates import a_model, child, workloads
 from gates.e_nth_call import OPERATIONS, attempt
 from gates.harness import Gate, Run
 from gates.invariants import TEMP, Expected, check, open_files, recover, snapshot
-from gates.workloads import prepare
+from gates.workloads import prepare_layouts
 
 #: Seconds that a second try may take, and a thread to end.
 PATIENCE = 20
@@ -109,11 +109,7 @@ def fresh(place: str, prepared: str) -> None:
 
 
 def run(gate: Run) -> None:
-    prepared = gate.place / "prepared"
-    prepared.mkdir()
-    child.start(prepare, prepared / "source", ["copied"]).communicate()
-    output, _ = child.start(prepare, prepared / "layout", ["one", "two"]).communicate()
-    events = list(child.events(output))
+    prepared, events = prepare_layouts(gate.place)
     place = gate.place / "place"
     for name in OPERATIONS:
         count = gate.rounds(20, 200)

@@ -9,6 +9,7 @@ from typing import Any
 
 import fastcas
 from fastcas import Descriptor, Digest
+from gates import child
 from gates.child import tell
 from gates.invariants import REF_NAME
 
@@ -125,6 +126,16 @@ def prepare(layout: str, images: list[str]) -> None:
     for image in images:
         writer.image(image)
     writer.close()
+
+
+def prepare_layouts(place: Path) -> tuple[Path, list[Any]]:
+    """Makes the layouts "source", with the image "copied", and "layout", with "one" and "two", in a new
+    directory; returns that, and what was told of the latter."""
+    prepared = place / "prepared"
+    prepared.mkdir()
+    child.start(prepare, prepared / "source", ["copied"]).communicate()
+    output, _ = child.start(prepare, prepared / "layout", ["one", "two"]).communicate()
+    return prepared, list(child.events(output))
 
 
 def use_named_files() -> None:

@@ -100,9 +100,8 @@ class Durability:
                 raise self._failure
             for algorithm in self._pending.copy():
                 self._begun.add(algorithm)
-                self._pending.discard(
-                    algorithm
-                )  # first: names that come during the sync are the next one's
+                # Before its sync: names that come during that are the next one's.
+                self._pending.discard(algorithm)
             for algorithm in self._begun.copy():
                 self._sync_names(algorithm)
                 self._begun.discard(algorithm)
