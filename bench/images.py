@@ -179,14 +179,14 @@ def remove(*paths: Path) -> None:
 
 
 def measure(programs: list[Program], base: Path, rounds: int, memory: int) -> dict[str, list[float]]:
-    """Seconds of each program in each round; of those that are there."""
+    """Seconds of each program in each round; of those that are there, that don't fail."""
     order = [program for program in programs if find(program.needs)]
     for program in programs:
         if program not in order:
             print(f"{program.name}: {program.needs} isn't installed, left out", file=sys.stderr)
     samples: dict[str, list[float]] = {program.name: [] for program in order}
     for number in range(rounds + 1):
-        for program in order:
+        for program in list(order):
             target = bed.fresh(base)
             bed.settle(base, memory)
             command = ["bash", "-c", f"set -o pipefail; {program.command(target)}"]
@@ -194,8 +194,13 @@ def measure(programs: list[Program], base: Path, rounds: int, memory: int) -> di
             done = subprocess.run(command, capture_output=True, text=True)
             elapsed = time.perf_counter() - started
             if done.returncode:
-                raise SystemExit(f"{program.name}: exit code {done.returncode}: {done.stderr[-1000:]}")
-            if number:
+                print(
+                    f"{program.name}: exit code {done.returncode}: {done.stderr[-1000:]}",
+                    file=sys.stderr,
+                )
+                order.remove(program)
+                del samples[program.name]
+            elif number:
                 samples[program.name].append(elapsed)
             remove(target, Path(f"{target}.s"), Path(f"{target}.r"))
         order = [*order[1:], order[0]]
@@ -215,7 +220,9 @@ def hyperfine(programs: list[Program], base: Path) -> dict[str, list[float]]:
     return {program.name: seconds for program, seconds in zip(order, times, strict=True)}
 
 
-def rows(what: str, filesystem: str, size: int, programs: list[Program], samples: dict) -> list[dict]:
+def rows_of(
+    what: str, filesystem: str, size: int, programs: list[Program], samples: dict
+) -> list[dict]:
     ours = None
     records = []
     for program in programs:
@@ -262,11 +269,22 @@ def main() -> int:
     options = parser.parse_args()
     wanted = options.only.split(",")
     records: list[dict] = []
+    environment = bed.environment()
+    output = options.output or bed.HERE / "results" / time.strftime(
+        "images-%Y%m%d-%H%M%S.json", time.gmtime()
+    )
+
+    def keep(rows: list[dict]) -> None:
+        """Shows and writes what there is, so that an end before the end loses no row."""
+        print(table(rows), flush=True)
+        records.extend(rows)
+        result = {"environment": environment, "rounds": options.rounds, "rows": records}
+        output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
     def run(what: str, filesystem: str, base: Path, size: int, programs: list[Program]) -> None:
         programs = [p for p in programs if options.programs in p.name]
         samples = measure(programs, base, options.rounds, size + (256 << 20))
-        records.extend(rows(what, filesystem, size, programs, samples))
+        keep(rows_of(what, filesystem, size, programs, samples))
 
     # Sources lie in memory, so that no disk is read.
     with bed.filesystem("tmpfs") as sources:
@@ -279,7 +297,7 @@ def main() -> int:
                 samples = hyperfine(programs, sources)
             else:
                 samples = measure(programs, sources, 20, 0)
-            records += rows("one-shot", "tmpfs", 0, programs, samples)
+            keep(rows_of("one-shot", "tmpfs", 0, programs, samples))
         for name in options.filesystems.split(","):
             with bed.filesystem(name, capacity=2 * image_size + 2 * folder_size) as base:
                 if "copy" in wanted:
@@ -290,12 +308,6 @@ def main() -> int:
                     make_folder(folder, folder_size)
                     run("build", name, base, folder_size, builds(folder))
                     remove(folder)
-    print(table(records))
-    result = {"environment": bed.environment(), "rounds": options.rounds, "rows": records}
-    output = options.output or bed.HERE / "results" / time.strftime(
-        "images-%Y%m%d-%H%M%S.json", time.gmtime()
-    )
-    output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(f"written to {output}", file=sys.stderr)
     return 0
 
