@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 _AT_FDCWD = -100
 _POUR_SIZE = 1 << 20
 
-# ENOENT: the blob has been deleted since it was opened, and its file is about to go.
+# ENOENT: the blob has been deleted since it was opened, and its file is about to go. ENOSYS: FUSE on
+# older kernels.
 _NO_HARD_LINK = (
     errno.EXDEV,
     errno.EPERM,
     errno.EMLINK,
     errno.EOPNOTSUPP,
+    errno.ENOSYS,
     errno.EACCES,
     errno.ENOENT,
 )

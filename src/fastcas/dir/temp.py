@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: False where files can't be made without a name, or be given one later: then names of our pattern.
 HAVE_O_TMPFILE = hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")
 
+#: What link(2) says where there are no hard links; ENOSYS: FUSE on older kernels.
+NO_HARD_LINK = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
+
 #: At most so many files are open and not published yet, and never more than a quarter of what the
 #: process may have open, or half of what it has left.
 MOST_FILES = 256
@@ -109,7 +112,7 @@ class Temp:
             try:
                 os.link(self._name, name, src_dir_fd=self._rootfd, dst_dir_fd=dirfd)
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                if error.errno not in NO_HARD_LINK:
                     raise
                 # No hard links here. A rename could replace a blob that came this moment: by itself.
                 if exists(dirfd, name):
