@@ -49,7 +49,7 @@ RANKS = [
     ["jsonstyle"],
     ["digest"],
     ["results"],
-    ["errors"],
+    ["errors", "modes"],
     ["_core"],
 ]
 RANK = {module: number for number, line in enumerate(RANKS) for module in line}
