@@ -10,9 +10,10 @@ BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(wildcard src/fastcas/_core.pyx src/fastcas/native/*)
 # The build's own requirements, as pyproject.toml states them.
 BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d ,)
-# With CI=true nothing is installed but what these pins name, each with its hash, and nothing else is looked for.
-PINS := requirements/ci.txt
+# With CI=true nothing is installed but what the pins name, each with its hashes, and then nothing is looked for.
 PINNED := $(filter true,$(CI))
+INSTALL := $(BIN)/python -m pip install -q
+INSTALL_PINS := $(INSTALL) --require-hashes --only-binary :all: -r
 NOBODY := setpriv --reuid=65534 --regid=65534 --clear-groups
 
 .PHONY: help demo build test test-all test-user test-arm test-neighbours gates soak bench bench-smoke bench-guard bench-guard-proof bench-peers bench-whole lint pins annotate clean
@@ -42,17 +43,18 @@ $(VENV)/.created:
 	  echo 'no virtual environment could be made; on Debian: apt-get install python3-venv' >&2; exit 1; }
 	@command -v $(CC) >/dev/null || { rm -rf $(VENV); \
 	  echo 'a C compiler is needed; on Debian: apt-get install gcc libc6-dev python3-dev' >&2; exit 1; }
-	$(BIN)/python -m pip install -q $(if $(PINNED),--require-hashes --only-binary :all: -r $(PINS),$(BUILD_REQUIRES))
+	$(if $(PINNED),$(INSTALL_PINS) requirements/test.txt,$(INSTALL) $(BUILD_REQUIRES))
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.created $(CORE)
-	$(BIN)/python -m pip install -q $(if $(PINNED),--no-index) --no-build-isolation -e .
+	$(INSTALL) $(if $(PINNED),--no-index) --no-build-isolation -e .
 	$(BIN)/python -m compileall -q src/fastcas
 	@touch $@
 
 # fastcas is there already, so these add only what the extra names.
 $(VENV)/.extra-%: $(VENV)/.created pyproject.toml | $(VENV)/.built
-	$(BIN)/python -m pip install -q $(if $(PINNED),--no-index) 'fastcas[$*]'
+	$(if $(PINNED),$(INSTALL_PINS) requirements/$(if $(filter test,$*),test,dev).txt)
+	$(INSTALL) $(if $(PINNED),--no-index) 'fastcas[$*]'
 	@touch $@
 
 build: $(VENV)/.built
@@ -140,8 +142,9 @@ UV_COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.10 --genera
   --custom-compile-command 'make pins' $(ARGS)
 
 pins: build
-	$(BIN)/python -m pip install -q uv
-	$(UV_COMPILE) --extra dev -o $(PINS) pyproject.toml
+	$(INSTALL) uv
+	$(UV_COMPILE) --extra dev -o requirements/dev.txt pyproject.toml
+	$(UV_COMPILE) --extra test -c requirements/dev.txt -o requirements/test.txt pyproject.toml
 	$(UV_COMPILE) -o requirements/neighbours.txt requirements/neighbours.in
 	$(UV_COMPILE) -o requirements/go.txt requirements/go.in
 

@@ -124,6 +124,26 @@ def test_arrows_point_down(module):
     assert not up, up
 
 
+# What runs content as code, or programs.
+RUNS = {"pickle", "marshal", "shelve", "runpy", "subprocess", "yaml", "code", "codeop", "ctypes"}
+RUNS_CALLED = {"eval", "exec", "compile", "__import__", "system", "popen", "execv", "posix_spawn"}
+LOADS = {"__init__", "cli", "image.codec"}  # by names that stand there
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_nothing_is_executed(module):
+    for node in ast.walk(ast.parse(modules()[module].read_text())):
+        if isinstance(node, ast.Import):
+            assert not RUNS & {alias.name.partition(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").partition(".")[0] not in RUNS
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
+            # re.compile is another.
+            assert called not in RUNS_CALLED or ast.unparse(node.func) == "re.compile"
+            assert called != "import_module" or module in LOADS
+
+
 def test_the_checker_finds_an_arrow_that_points_up():
     tree = ast.parse("def f():\n    from fastcas.dir import engine\n    import fastcas.cli\n")
     assert targets(tree, set(modules())) == {("dir.engine", 2), ("cli", 3)}

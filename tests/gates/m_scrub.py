@@ -1,4 +1,4 @@
-"""M: scrub finds all damage, and nothing else.
+"""M: scrub finds all damage, and nothing else; and who reads a damaged blob never gets its end.
 
 Thousands of blobs, of sizes about every edge that the code knows, and an image that the index names. In
 each round some are damaged in one of many ways, and what scrub says is compared with what was done. A
@@ -200,6 +200,34 @@ def examine(place: str, seed: int, count: int, rounds: int) -> None:
     check_exit_codes(layout, digests)
 
 
+def read_some(cas: fastcas.DirEngine, layout: Path, digests: list[str], bad: set[str], seed: int) -> None:
+    """What is handed out of blobs, damaged or not, by reads of any size."""
+    rng = random.Random(seed)
+    problems = []
+    for digest in digests:
+        stored = path_of(layout, digest).read_bytes()
+        size = rng.choice((1000, 1 << 16, 1 << 20, len(stored) + 1))
+        buffer = memoryview(bytearray(size)) if rng.random() < 0.5 else None
+        got = bytearray()
+        told = verified = False
+        try:
+            with cas.get_blob(digest) as blob:
+                while buffer is None and (piece := blob.read(size)):
+                    got += piece
+                while buffer is not None and (count := blob.readinto(buffer)):
+                    got += buffer[:count]
+                verified = blob.verified
+        except fastcas.CorruptError:
+            told = True
+        if digest not in bad:
+            problems += [f"{digest} was refused"] * (got != stored or not verified)
+        elif not told or verified:
+            problems.append(f"{digest} was taken for right")
+        elif len(got) >= max(1, len(stored)) or not stored.startswith(got):
+            problems.append(f"{digest}: {len(got)} bytes came of {len(stored)} that are wrong")
+    tell("state", f"reads of {len(digests)}", problems)
+
+
 def damage(
     place: Path, layout: Path, rng: random.Random, digests: list[str], parts: list[str], number: int
 ) -> None:
@@ -233,6 +261,10 @@ def damage(
             false = [item for item in kinds_in(report) if item not in expected]
             tell("state", f"round {number}, hostile checksums", [f"false alarm {false}"] * bool(false))
             compare(f"round {number}, full after hostile checksums", cas.scrub(), expected)
+    bad = {digest for kind, digest in expected if kind == "corrupt" and digest is not None}
+    untouched = [digest for digest in left if path_of(layout, digest).is_file()][:50]
+    with fastcas.open(layout) as cas:
+        read_some(cas, layout, sorted(bad) + untouched, bad, number)
     # What is missing, on top; and quarantine takes what is corrupt, that and nothing else.
     lost = parts[number % len(parts)]
     path_of(layout, lost).unlink()
@@ -299,5 +331,7 @@ GATE = Gate(
         "checksum-believed",
         "checksum-damns",
         "scrub-errors-swallowed",
+        "reads-unverified",
+        "end-before-verdict",
     ),
 )

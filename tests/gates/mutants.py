@@ -492,6 +492,55 @@ def every_way_walked() -> None:
     walk.set = type("Forgetful", (set,), {"add": lambda self, item: None})
 
 
+# ---- reads
+
+
+class _Careless:
+    """Reads as ``_core.Reader``, and compares nothing before it hands out the end; ``looks``: after it."""
+
+    looks = False
+
+    def __init__(self, fd: int, algorithm: str, size: int, expected: bytes) -> None:
+        self._fd, self._size, self._expected = fd, size, expected
+        self._state = hashlib.new(algorithm)
+        self._position = 0
+        self.verified = False
+
+    def read(self, wanted: int = -1) -> bytes:
+        left = self._size - self._position
+        piece = os.pread(self._fd, left if wanted < 0 else min(wanted, left), self._position)
+        self._position += len(piece)
+        self._state.update(piece)
+        if not piece and self.looks and self._state.digest() != self._expected:
+            from fastcas import _core
+
+            raise _core.VerifyError("mismatch", self._state.hexdigest(), self._size)
+        self.verified = not piece
+        return piece
+
+    def readinto(self, buffer: memoryview) -> int:
+        piece = self.read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None: ...
+
+
+@mutant("that hands out what it reads")
+def reads_unverified() -> None:
+    from fastcas import _core
+
+    _core.Reader = _Careless
+    _core.verify_small = lambda fd, size, *digest: os.pread(fd, size, 0)
+
+
+@mutant("that hands out the end of a blob, then verifies it")
+def end_before_verdict() -> None:
+    from fastcas import _core
+
+    _core.Reader = type("_Late", (_Careless,), {"looks": True})
+
+
 # ---- scrub
 
 
