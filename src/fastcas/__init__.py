@@ -31,6 +31,7 @@ from fastcas.errors import (
     UnknownTypeError,
     UnsupportedError,
 )
+from fastcas.layout import is_url
 from fastcas.reader import BlobReader
 from fastcas.results import (
     BlobInfo,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from fastcas.image.layer import Layer, put_layer
     from fastcas.image.parse import register_parser
     from fastcas.model import Descriptor, Index, Manifest, Platform
-    from fastcas.store.engine import StoreEngine
+    from fastcas.store.engine import StoreEngine, probe
 
 __all__ = [
     "BlobInfo",
@@ -103,6 +104,7 @@ __all__ = [
     "export_archive",
     "import_archive",
     "open",
+    "probe",
     "put_layer",
     "register_parser",
 ]
@@ -122,7 +124,7 @@ _LAZY = {
     "copy_image": "fastcas.image.copy",
     "copy_images": "fastcas.image.copy",
     "register_parser": "fastcas.image.parse",
-    "StoreEngine": "fastcas.store.engine",
+    **dict.fromkeys(("StoreEngine", "probe"), "fastcas.store.engine"),
 }
 
 
@@ -199,7 +201,7 @@ def _store_engine(
     path: Any, durability: str, config: Mapping[str, Any] | None
 ) -> type[StoreEngine] | None:
     """The class of the engine for a URL; None for a directory."""
-    if not (isinstance(path, str) and path.partition("://")[0] in _SCHEMES and "://" in path):
+    if not is_url(path):
         if config is not None:
             raise InvalidError("config goes with the URL of an object store")
         return None
@@ -214,6 +216,3 @@ def _store_engine(
             "pip install 'fastcas[objectstore]'"
         ) from error
     return StoreEngine
-
-
-_SCHEMES = ("s3", "az", "gs", "memory")

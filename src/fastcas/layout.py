@@ -11,6 +11,9 @@ LAYOUT_FILE = "oci-layout"
 INDEX_FILE = "index.json"
 BLOBS = "blobs"
 
+#: How the URL of an object store can begin.
+SCHEMES = ("s3", "az", "gs", "memory")
+
 #: What a new layout has in them.
 LAYOUT_BYTES = b'{"imageLayoutVersion":"1.0.0"}\n'
 INDEX_BYTES = (
@@ -21,6 +24,14 @@ INDEX_BYTES = (
 LAYOUT_LIMIT = 64 << 10
 
 _COMMON_SPELLINGS = (LAYOUT_BYTES.rstrip(), b'{"imageLayoutVersion": "1.0.0"}')
+
+
+def is_url(path: object) -> bool:
+    """Whether a path is the URL of an object store."""
+    if not isinstance(path, str):
+        return False
+    scheme, separator, _ = path.partition("://")
+    return bool(separator) and scheme in SCHEMES
 
 
 def check_version(raw: bytes, root: str, path: str) -> None:

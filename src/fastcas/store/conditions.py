@@ -2,7 +2,7 @@
 
 Before the first change of an index an engine looks what is known of its server: a note in the bucket,
 ``.fastcas/conditions.json``. Where there is none it tries, one after the other, what must be refused;
-``probe`` also tries who wins where many ask at once, and writes the note.
+``fastcas.probe`` also tries who wins where many ask at once, and writes the note.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ STEPS = 25
 
 
 class Finding(NamedTuple):
-    """One thing that was tried: what, whether it is as it must be, and what was seen."""
+    """One thing that was tried: what, whether it is as it must be, and if not, what was seen."""
 
     name: str
     right: bool
     detail: str
+
+
+def _find(name: str, right: bool, detail: str) -> Finding:
+    return Finding(name, right, "" if right else detail)
 
 
 class Conditions:
@@ -84,7 +88,7 @@ def describe(findings: list[Finding]) -> str:
     return "; ".join(f"{one.name}: {one.detail}" for one in findings if not one.right)
 
 
-def probe(bucket: Bucket, config: Mapping[str, Any]) -> list[Finding]:
+def try_all(bucket: Bucket, config: Mapping[str, Any]) -> list[Finding]:
     """Tries the conditions one by one and in races, and notes in the bucket what came of it."""
     findings = try_conditions(bucket)
     if not describe(findings):
@@ -103,18 +107,18 @@ def try_conditions(bucket: Bucket) -> list[Finding]:
         nonce = found.attributes.get(NONCE)
         version = version_of(found.meta)
         findings = [
-            Finding("create-only", again, "an object that is there was replaced"),
-            Finding("metadata", nonce == "one", f"{NONCE} came back as {nonce!r}"),
-            Finding("etag", bool(version), "the server gives none"),
+            _find("create-only", again, "an object that is there was replaced"),
+            _find("metadata", nonce == "one", f"{NONCE} came back as {nonce!r}"),
+            _find("etag", bool(version), "the server gives none"),
         ]
         if version:
             changed = not _is_refused(bucket, key, b"3", version)
             stale = _is_refused(bucket, key, b"4", version)
             read = bucket.read(key)[0]
             findings += [
-                Finding("if-match", changed, "a write was refused though the object was the same"),
-                Finding("stale if-match", stale, "a write onto a changed object was accepted"),
-                Finding("read after write", read == b"3", f"{read[:9]!r} was read instead of b'3'"),
+                _find("if-match", changed, "a write was refused though the object was the same"),
+                _find("stale if-match", stale, "a write onto a changed object was accepted"),
+                _find("read after write", read == b"3", f"{read[:9]!r} was read instead of b'3'"),
             ]
         return findings
     finally:
@@ -152,7 +156,7 @@ def race_to_create(bucket: Bucket) -> Finding:
                 bucket.delete([key])
             if won != 1:
                 worst = won
-    return Finding(
+    return _find(
         "create-only, raced", worst == 1, f"{worst} of {RACERS} writers were told that they created it"
     )
 
@@ -176,4 +180,4 @@ def race_to_change(bucket: Bucket) -> Finding:
     finally:
         bucket.delete([key])
     wanted = RACERS * STEPS
-    return Finding("if-match, raced", counted == wanted, f"{counted} of {wanted} changes are in it")
+    return _find("if-match, raced", counted == wanted, f"{counted} of {wanted} changes are in it")

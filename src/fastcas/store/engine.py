@@ -26,7 +26,7 @@ from fastcas.layout import (
 )
 from fastcas.results import BlobInfo, CopyResult, PutResult, StoredBlob
 from fastcas.store.bucket import NONCE, Bucket, Lost, Missing
-from fastcas.store.conditions import Conditions
+from fastcas.store.conditions import Conditions, Finding, try_all
 from fastcas.store.index import IndexObject
 from fastcas.store.ingest import Ingest
 from fastcas.store.location import UNSAFE_INDEX, connect, is_secret, parse
@@ -377,6 +377,21 @@ class StoreEngine(Engine):
     def __repr__(self) -> str:
         state = " closed" if self._bucket.closed else ""
         return f"<fastcas.StoreEngine {self.url!r}{state}>"
+
+
+def probe(url: str, config: Mapping[str, Any] | None = None) -> list[Finding]:
+    """Tries whether a server keeps the conditions that index updates need, one by one and in races, by
+    some hundred requests to keys below ``.fastcas/probe/``; returns what was tried, as tuples
+    (name, right, detail). What came of it is noted in the bucket, where engines look.
+
+    Where one isn't right, an update of the index may be lost: ``update_index`` refuses such a server.
+    Raises what ``fastcas.open`` does, but for a layout, which needn't be there.
+    """
+    location, bucket = _connect(url, config)
+    try:
+        return try_all(bucket, config or {})
+    except Missing:
+        raise NotExistError(f"{location}: no such bucket", path=url) from None
 
 
 def _connect(url: str, config: Mapping[str, Any] | None) -> tuple[Location, Bucket]:

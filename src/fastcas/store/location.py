@@ -14,14 +14,15 @@ import obstore.store as stores
 from obstore.exceptions import BaseError
 
 from fastcas.errors import InvalidError
+from fastcas.layout import SCHEMES, is_url
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-#: What a URL can begin with, and the store that it means.
-SCHEMES = {"s3": "S3Store", "az": "AzureStore", "gs": "GCSStore", "memory": "MemoryStore"}
+# The stores that the schemes of fastcas.layout mean.
+_STORES = {"s3": "S3Store", "az": "AzureStore", "gs": "GCSStore", "memory": "MemoryStore"}
 
 #: Options of ours in a config: whether index updates are made on a store that may lose them.
 UNSAFE_INDEX = "unsafe_index"
@@ -55,9 +56,9 @@ def parse(url: str) -> Location:
     """Takes a URL apart; InvalidError for one that names no bucket, or has more than a prefix."""
     scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.partition("/")
-    if scheme not in SCHEMES:
-        raise InvalidError(f"{scheme}: is no scheme of an object store: {', '.join(SCHEMES)}")
-    if "@" in bucket:  # what stands before it may be a secret
+    if not is_url(url):
+        raise InvalidError(f"{url[:100]!r} is no URL of an object store: {', '.join(SCHEMES)}")
+    if "@" in rest:  # what stands before it may be a secret
         raise InvalidError(f"{scheme}://: credentials don't go into a URL, but into the environment")
     if not bucket or any(char in bucket for char in "?#:"):
         raise InvalidError(f"{url!r} names no bucket: {scheme}://BUCKET/PREFIX")
@@ -83,7 +84,7 @@ def connect(location: Location, config: Mapping[str, Any]) -> Any:
     elif location.scheme == "s3":
         # TLS protects the body already; digesting it once more takes up to half of the time.
         settings.setdefault("unsigned_payload", True)
-    kind = getattr(stores, SCHEMES[location.scheme])
+    kind = getattr(stores, _STORES[location.scheme])
     try:
         return kind(location.bucket, config=settings, client_options=client, retry_config=retry)
     except (BaseError, TypeError, ValueError) as error:

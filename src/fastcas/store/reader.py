@@ -117,9 +117,10 @@ class Body:
                 chunks = iter(found.stream(min_chunk_size=_CHUNK))
                 del found
                 while (chunk := self._bucket.run(self._key, lambda: next(chunks, None))) is not None:  # noqa: B023
-                    position += len(chunk)
-                    failures = 0
-                    yield chunk
+                    if chunk:
+                        position += len(chunk)
+                        failures = 0
+                        yield chunk
                 if position >= self._size:
                     return
                 failures += 1  # it ended early, without an error
