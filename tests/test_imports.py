@@ -58,7 +58,7 @@ RANKS = [
     ["jsonstyle"],
     ["digest"],
     ["results"],
-    ["errors"],
+    ["errors", "modes"],
     ["_core"],
 ]
 RANK = {module: number for number, line in enumerate(RANKS) for module in line}
