@@ -39,7 +39,7 @@ RANKS = [
     ["engine"],
     ["contract"],
     ["image.compress"],
-    ["copyout", "expected", "reader", "setaside", "source"],
+    ["copyout", "expected", "reader", "source"],
     ["blocks", "layout"],
     ["image.archive", "image.artifact", "image.build", "image.copy"],
     ["image.layer", "image.publish"],
@@ -56,9 +56,10 @@ RANKS = [
     ["value"],
     ["wire"],
     ["jsonstyle"],
+    ["files"],
     ["digest"],
     ["results"],
-    ["errors", "modes"],
+    ["errors"],
     ["_core"],
 ]
 RANK = {module: number for number, line in enumerate(RANKS) for module in line}

@@ -110,7 +110,9 @@ def wanted_by_ci() -> list[Requirement]:
     while left:
         requirement = Requirement(left.pop())
         if requirement.name == "fastcas":
-            left += [one for extra in requirement.extras for one in about["optional-dependencies"][extra]]
+            left += [
+                one for extra in requirement.extras for one in about["optional-dependencies"][extra]
+            ]
         else:
             found.append(requirement)
     return found

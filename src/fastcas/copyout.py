@@ -9,7 +9,7 @@ import stat
 
 from fastcas import _core
 from fastcas.errors import DigestMismatchError, SizeMismatchError
-from fastcas.modes import open_to_others
+from fastcas.files import open_to_others
 from fastcas.results import CopyResult
 
 TYPE_CHECKING = False

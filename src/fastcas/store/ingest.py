@@ -17,6 +17,7 @@ from fastcas.blocks import BlockSink
 from fastcas.digest import Digest
 from fastcas.errors import CorruptError, UnsupportedError
 from fastcas.expected import check_algorithm, check_content, too_long
+from fastcas.files import write_all
 from fastcas.source import Source, open_source
 from fastcas.store.bucket import MOST_PARTS, PART, PARTS_AT_ONCE, Missing
 from fastcas.store.reader import WHOLE, ObjectReader
@@ -321,8 +322,7 @@ class Gathered:
 
     def _write(self, block: memoryview) -> None:
         try:
-            while block:
-                block = block[self.file.write(block) :]
+            write_all(self.file.fileno(), block)
         except OSError as error:
             if error.filename is None:
                 error.filename = tempfile.gettempdir()
