@@ -7,6 +7,7 @@ Credentials and endpoints come from the environment variables that the stores' o
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import namedtuple
 
@@ -88,7 +89,7 @@ def connect(location: Location, config: Mapping[str, Any]) -> Any:
     try:
         return kind(location.bucket, config=settings, client_options=client, retry_config=retry)
     except (BaseError, TypeError, ValueError) as error:
-        text = hide(first_line(error), secrets(config))
+        text = hide(explain(error), secrets(config))
         raise InvalidError(f"{location}: this configuration isn't understood: {text}") from None
 
 
@@ -129,6 +130,19 @@ def hide(text: str, hidden: list[str]) -> str:
     return text
 
 
-def first_line(error: BaseException) -> str:
-    """What obstore says, without the structure that it appends for its own authors."""
-    return str(error).partition("\n")[0]
+_CODE = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]{1,300})</Message>")
+
+
+def error_code(error: BaseException) -> str | None:
+    """What the server calls the error; None where it doesn't say, as in an answer to HEAD."""
+    found = _CODE.search(str(error))
+    return found and found[1]
+
+
+def explain(error: BaseException) -> str:
+    """What the server says, or else the client, without the structure that it appends."""
+    code, message = error_code(error), _MESSAGE.search(str(error))
+    if code is None:
+        return str(error).partition("\n")[0]
+    return f"{code}: {message[1]}" if message else code
