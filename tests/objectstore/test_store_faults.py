@@ -228,10 +228,10 @@ def test_a_flipped_byte_is_never_delivered_as_the_blob(proxy, cas, size, place):
         got.extend(iter(lambda: reader.read(min(65536, size - sum(map(len, got)))), b""))
     assert sum(map(len, got)) < size
     with pytest.raises(CorruptError):
-        cas.read_blob(digest)
+        cas.read_blob(digest, limit=size)
     assert proxy.acted("corrupt") >= 3
     proxy.clear()
-    assert cas.read_blob(digest) == content
+    assert cas.read_blob(digest, limit=size) == content
 
 
 @pytest.mark.parametrize("admitted", [False, True])
@@ -332,6 +332,38 @@ def test_many_writers_of_the_index_whose_replies_are_lost_now_and_then(bucket, p
     assert proxy.acted("fail_after") > 3
 
 
+# ---- servers that don't keep the conditions ----
+
+
+def test_the_probe_finds_nothing_wrong_with_the_server(bucket, proxy):
+    assert all(finding.right for finding in fastcas.probe(bucket.url, config=bucket.config(proxy.url)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "wrong"),
+    [
+        ({"strip_conditions": True}, {"create-only", "stale if-match"}),
+        ({"check_then_write": 0.02}, {"create-only, raced", "if-match, raced"}),
+    ],
+)
+def test_a_server_that_fails_the_probe_is_refused(bucket, proxy, cas, fault, wrong):
+    proxy.rule("PUT", **fault)
+    findings = fastcas.probe(bucket.url, config=bucket.config(proxy.url))
+    assert {finding.name for finding in findings if not finding.right} >= wrong
+    with pytest.raises(fastcas.UnsupportedError):
+        cas.update_reference("a", descriptor_of())
+    assert indexed(bucket) == []
+
+
+def test_updates_are_lost_there_by_who_goes_on_all_the_same(bucket, proxy, cas):
+    """So the tests above would see it."""
+    proxy.rule("PUT", INDEX, check_then_write=0.02)
+    config = {**bucket.config(proxy.url), "unsafe_index": True}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda worker: _add(bucket.url, config, worker, 5), range(8)))
+    assert len(indexed(bucket)) < 40
+
+
 # ---- put and tag beside gc ----
 
 GRACE = 4.0  # seconds, in which an image is put and tagged
@@ -419,7 +451,7 @@ def test_a_writer_killed_in_the_middle_of_an_upload(bucket, proxy, cas, spawn, m
     assert cas.clean() == []
     assert cas.gc(grace=0).deleted == [(kept, 4)]
     _put(bucket.url, bucket.config(), size)
-    assert cas.read_blob(digest_of(noise(size))) == noise(size)
+    assert cas.read_blob(digest_of(noise(size)), limit=size) == noise(size)
     assert_sound(bucket)
 
 
@@ -486,7 +518,7 @@ def test_what_gc_asks(bucket, proxy, cas, asked, count):
     _many(bucket, count)
     said, report = asked(cas.gc, grace=0)
     assert (len(report.deleted), report.kept) == (count, 1)
-    # How often the clock is asked depends on when in its second the server is: PUT, HEAD, POST each time.
+    # How often the clock is asked, by PUT, HEAD and POST, depends on when in its second the server is.
     clock = sum(r.operation == "PUT" and "/.fastcas/clock/" in r.path for r in proxy.requests)
     steps, pages = -(-count // 1000), -(-(count + 1) // 1000)
     assert said == {
