@@ -271,6 +271,16 @@ def test_fewer_bytes_in_what_a_read_is_resumed_with(proxy, reading, cas, admitte
     assert proxy.acted("truncate_range") == 1
 
 
+def test_nothing_more_comes_of_a_read_that_is_resumed(proxy, reading, cas):
+    content = noise(LARGE)
+    digest, _ = cas.put_blob(content)
+    proxy.rule("GET", BLOB, nth=1, cut_reply=MIB)
+    proxy.rule("GET", BLOB, nth=range(2, 100), truncate_range=LARGE)
+    with pytest.raises((CorruptError, OSError)), reading.get_blob(digest) as reader:
+        reader.read()
+    assert proxy.acted("truncate_range") >= 1
+
+
 def test_scrub_through_a_server_that_gives_wrong_bytes(proxy, cas):
     right, _ = cas.put_blob(noise(SMALL))
     wrong, _ = cas.put_blob(noise(MIDDLE))
@@ -425,7 +435,7 @@ def test_put_and_tag_beside_gc(bucket, cas, spawn):
 
 
 def _start(started, pool, function, *arguments):
-    """What starts something beside a request that is held until it is done, or waits for that request."""
+    """What starts something beside a request that is held until it is done, or waits for it."""
 
     def start(_):
         started.append(pool.submit(function, *arguments))
