@@ -24,13 +24,13 @@ from fastcas.layout import (
     LAYOUT_LIMIT,
     check_version,
 )
+from fastcas.many import Many
 from fastcas.results import BlobInfo, CopyResult, PutResult, StoredBlob
 from fastcas.store.bucket import NONCE, Bucket, Lost, Missing
 from fastcas.store.conditions import Conditions, Finding, try_all
 from fastcas.store.index import IndexObject
 from fastcas.store.ingest import Ingest
 from fastcas.store.location import UNSAFE_INDEX, connect, is_secret, parse
-from fastcas.store.many import Many
 from fastcas.store.reader import WHOLE, ObjectReader
 from fastcas.store.sweep import (
     OURS,
@@ -168,7 +168,7 @@ class StoreEngine(Engine):
         def put(source: Any, told: Progress) -> PutResult:
             return PutResult(*self._ingest.put(source, algorithm=algorithm, progress=told))
 
-        return Many(self._bucket, progress).put(sources, put)
+        return Many(self._bucket.pool, progress).put(sources, put)
 
     def put_copy(
         self, blob: BlobReader, *, verify: bool = False, progress: Progress | None = None
@@ -186,7 +186,7 @@ class StoreEngine(Engine):
             told(blob.size, None)
             return CopyResult(method, blob.size)
 
-        return Many(self._bucket, progress).run(blobs, put)
+        return Many(self._bucket.pool, progress).run(blobs, put)
 
     def get_blob(self, digest: str) -> BlobReader:
         digest = self._readable(digest)
