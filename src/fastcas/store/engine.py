@@ -219,6 +219,7 @@ class StoreEngine(Engine):
         return NotExistError(f"{digest}: no such blob", digest=digest, path=url)
 
     def start_reading(self, wanted: Sequence[tuple[str, int]]) -> Callable[[], list[bytes | None]]:
+        self._bucket.check_open()
         reads = [
             self._bucket.pool.submit(self._read_small, Digest(digest), size)
             if size <= WHOLE and digest.partition(":")[0] in COMPUTABLE
