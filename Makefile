@@ -12,7 +12,7 @@ CORE := setup.py pyproject.toml $(wildcard src/fastcas/_core.pyx src/fastcas/nat
 BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d ,)
 NOBODY := setpriv --reuid=65534 --regid=65534 --clear-groups
 
-.PHONY: help demo build test test-all test-user test-arm test-neighbours gates soak bench bench-smoke bench-guard bench-guard-proof bench-peers bench-whole lint annotate clean
+.PHONY: help demo build test test-all test-user test-arm test-neighbours gates soak bench bench-smoke bench-guard bench-guard-proof bench-peers bench-whole bench-objectstore lint annotate clean
 
 help:
 	@echo 'make demo         store and read back a real image, with rates'
@@ -29,6 +29,7 @@ help:
 	@echo 'make bench-guard-proof  that each of them fails when the code is made slower'
 	@echo 'make bench-peers  beside umoci, containerd, oras-go, ggcr (need Go), cacache (Rust), hashfs, dvc-data'
 	@echo 'make bench-whole  whole images by whole programs, threads, a million blobs'
+	@echo 'make bench-objectstore  on an S3 server (needs Go) beside boto3, s3fs and obstore; ARGS=--smoke'
 	@echo 'make lint         ruff, mypy, stubtest, cython-lint, codespell'
 	@echo 'make annotate     what Cython made of the core: build/annotate/_core.html'
 	@echo 'make clean        remove what was built'
@@ -122,6 +123,11 @@ bench-whole: build $(VENV)/.extra-bench
 	$(BIN)/python bench/images.py
 	$(BIN)/python bench/threads.py
 	$(BIN)/python bench/scale.py
+
+# A server of its own on loopback. ARGS=--smoke: small, to see that everything runs.
+bench-objectstore: build $(VENV)/.extra-bench-objectstore
+	tests/objectstore/install.sh
+	$(BIN)/python bench/object_store.py $(ARGS)
 
 lint: build $(VENV)/.extra-dev
 	$(BIN)/ruff check .
