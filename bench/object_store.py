@@ -14,31 +14,24 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, os.fspath(Path(__file__).resolve().parent))
+sys.path.insert(1, os.fspath(Path(__file__).resolve().parents[1] / "tests" / "objectstore"))
 
 import bed
+import proxy
 from peers.object_stores import BUCKET, PART, TASKS, THREADS
 from peers.program import Program
+from server import ACCESS_KEY, REGION, Server, serving
 
-OBJECTSTORE = bed.HERE.parent / "tests" / "objectstore"
-VERSITYGW = bed.HERE.parent / "build" / "objectstore" / "bin" / "versitygw"  # its install.sh
-KEYS = {
-    "AWS_ACCESS_KEY_ID": "bench",
-    "AWS_SECRET_ACCESS_KEY": "bench-secret",
-    "AWS_REGION": "us-east-1",
-    "AWS_DEFAULT_REGION": "us-east-1",  # boto3's
-}
 SYSTEMS = ("fastcas", "boto3", "s3fs", "obstore")
 PAYLOADS = ("signed", "unsigned")
 
@@ -144,44 +137,10 @@ def benches(scale: Scale) -> list[Bench]:
 
 
 @contextlib.contextmanager
-def serve(directory: Path) -> Iterator[str]:
-    """versitygw on loopback, its buckets the folders of `directory`: its URL."""
-    (directory / BUCKET).mkdir(parents=True)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    process = subprocess.Popen(
-        [VERSITYGW, "--quiet", "--keep-alive", "--port", address, "--health", "/health",
-         "posix", directory],
-        env={"ROOT_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"],
-             "ROOT_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"]},
-    )  # fmt: skip
-    try:
-        wait_until_healthy(f"http://{address}/health", process)
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def wait_until_healthy(url: str, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 10
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=1).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > end:
-                raise SystemExit("the server doesn't start") from None
-            time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def far_away(endpoint: str) -> Iterator[str]:
+def far_away(server: Server) -> Iterator[str]:
     """A proxy before it that makes each request wait: its URL."""
-    script = os.fspath(OBJECTSTORE / "proxy.py")
-    upstream = endpoint.removeprefix("http://")
     process = subprocess.Popen(
-        [sys.executable, script, upstream, "--delay", str(FAR_SECONDS)],
+        [sys.executable, proxy.__file__, server.address, "--delay", str(FAR_SECONDS)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdin is not None
@@ -212,15 +171,23 @@ MEMORY = (
 class Place:
     """The server's bucket and files, what is put there, and the clients."""
 
-    def __init__(self, base: Path, scale: Scale, stored: Path, endpoint: str, far: str) -> None:
+    def __init__(self, base: Path, scale: Scale, server: Server, far: str) -> None:
         self.base = base
         self.scale = scale
-        self.endpoint = endpoint
+        self.endpoint = server.url
         self.far_endpoint = far
-        nothing = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
-        # What must be spooled is, like all else, in memory.
-        self._environment = {**bed.child_environment(), **KEYS, **nothing, "TMPDIR": os.fspath(base)}
-        self._files = stored / BUCKET
+        self._environment = {
+            **bed.child_environment(),
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": server.secret_key,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,  # boto3's
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "TMPDIR": os.fspath(base),  # what must be spooled is, like all else, in memory
+        }
+        self._files = server.root / BUCKET
+        self._files.mkdir()
         self._programs: dict[tuple[str, str], Program] = {}
         self._serial = 0
         # A listing, and the file that its blobs are cut from where they come from memory.
@@ -439,6 +406,14 @@ def peak_memory(place: Place, way: Way, name: str) -> tuple[int, int]:
     return peaks[0], peaks[1]
 
 
+def conditions(environment: dict, rounds: int) -> str:
+    return (
+        "{date}; {cpu}, {cpus} CPUs, load {loadavg:.1f}; Linux {kernel}; Python {python}; {backend}; "
+        .format_map(environment) + "; ".join(environment["systems"])
+        + f". Median (least-most) of {rounds} rounds.\n"
+    )  # fmt: skip
+
+
 def table(records: list[dict]) -> str:
     lines = [
         "| benchmark | system | payload | (least-most) | speed, x first | client CPU s | CPU, x first "
@@ -508,12 +483,13 @@ def main() -> int:
 
     with ExitStack() as stack:
         base = stack.enter_context(bed.filesystem("tmpfs"))
-        endpoint = stack.enter_context(serve(base / "server"))
-        far = stack.enter_context(far_away(endpoint))
-        place = Place(base, scale, base / "server", endpoint, far)
+        server = stack.enter_context(serving())
+        far = stack.enter_context(far_away(server))
+        place = Place(base, scale, server, far)
         stack.callback(place.close)
         add_listings(place, scale)
         environment["systems"] = [place.program(name, "signed").version for name in wanted]
+        print(conditions(environment, rounds))
         for bench in benches(scale):
             # The first one is compared with, whatever else is wanted.
             ways = (bench.ways[0], *(way for way in bench.ways[1:] if way.system in wanted))
