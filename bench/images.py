@@ -50,7 +50,6 @@ def find(name: str) -> str | None:
 
 def make_image(root: Path, size: int) -> None:
     """An image called `v1` with layers of random bytes, which gzip only frames."""
-    generator = random.Random(1)
     with fastcas.create(root, durability="none") as cas:
         layers = []
         for number in range(LAYERS):
@@ -58,7 +57,7 @@ def make_image(root: Path, size: int) -> None:
             with tarfile.open(path, "w") as archive:
                 member = tarfile.TarInfo(f"file{number}")
                 member.size = size // LAYERS
-                archive.addfile(member, BytesIO(generator.randbytes(member.size)))
+                archive.addfile(member, BytesIO(bed.random_bytes(member.size, number)))
             layer = fastcas.build_image(cas, [path], compress="gzip", level=1)
             layers += cas.read_descriptor(layer).data.layers
             path.unlink()
@@ -73,7 +72,7 @@ def make_folder(root: Path, size: int) -> None:
 
     def content(length: int, number: int) -> bytes:
         if number % 2:
-            return generator.randbytes(length)
+            return bed.random_bytes(length, number)
         text = b"".join(generator.choices(words, k=min(length, 1 << 20) // 8 + 1))
         return (text * (length // len(text) + 1))[:length]
 
