@@ -12,7 +12,7 @@ CORE := setup.py pyproject.toml $(wildcard src/fastcas/_core.pyx src/fastcas/nat
 BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d ,)
 NOBODY := setpriv --reuid=65534 --regid=65534 --clear-groups
 
-.PHONY: help demo build test test-all test-user test-arm test-neighbours gates soak bench bench-smoke bench-guard bench-guard-proof bench-peers bench-whole bench-objectstore lint annotate clean
+.PHONY: help demo build test test-all test-user test-arm test-neighbours test-objectstore gates soak bench bench-smoke bench-guard bench-guard-proof bench-peers bench-whole bench-objectstore lint annotate clean
 
 help:
 	@echo 'make demo         store and read back a real image, with rates'
@@ -21,6 +21,7 @@ help:
 	@echo 'make test-all     the tests on every Python 3.10 to 3.13 found'
 	@echo 'make test-user    as root: the tests as a user without rights, in a copy'
 	@echo 'make test-neighbours  as root: beside umoci, skopeo, crane and others, which it installs'
+	@echo 'make test-objectstore  on a server of the S3 protocol, which it installs (Go), starts and stops'
 	@echo 'make test-arm     the ARM kernel, emulated (gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)'
 	@echo 'make gates        crashes, kills and faults, short; ARGS="A C" for some (tests/gates)'
 	@echo 'make soak         the same, long; its results go into docs/guarantees.md'
@@ -87,6 +88,11 @@ test-user:
 test-neighbours: build $(VENV)/.extra-test
 	tests/neighbours/install.sh
 	$(BIN)/python -m pytest tests/neighbours $(ARGS)
+
+# The object-store engine on versitygw, and behind a proxy that does it harm. Needs Go and, for the first time, a network.
+test-objectstore: build $(VENV)/.extra-test
+	tests/objectstore/install.sh
+	$(BIN)/python -m pytest tests/objectstore $(ARGS)
 
 test-arm: build $(VENV)/.extra-test
 	FASTCAS_TEST_CC=aarch64-linux-gnu-gcc FASTCAS_TEST_RUN='qemu-aarch64 -L /usr/aarch64-linux-gnu' \
