@@ -10,9 +10,12 @@ BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(wildcard src/fastcas/_core.pyx src/fastcas/native/*)
 # The build's own requirements, as pyproject.toml states them.
 BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d ,)
+# With CI=true nothing is installed but what these pins name, each with its hash, and nothing else is looked for.
+PINS := requirements/ci.txt
+PINNED := $(filter true,$(CI))
 NOBODY := setpriv --reuid=65534 --regid=65534 --clear-groups
 
-.PHONY: help demo build test test-all test-user test-arm test-neighbours test-objectstore gates soak bench bench-smoke bench-guard bench-guard-proof bench-peers bench-whole bench-objectstore lint annotate clean
+.PHONY: help demo build test test-all test-user test-arm test-neighbours test-objectstore gates soak bench bench-smoke bench-guard bench-guard-proof bench-peers bench-whole bench-objectstore lint pins annotate clean
 
 help:
 	@echo 'make demo         store and read back a real image, with rates'
@@ -32,6 +35,7 @@ help:
 	@echo 'make bench-whole  whole images by whole programs, threads, a million blobs'
 	@echo 'make bench-objectstore  on an S3 server (needs Go) beside boto3, s3fs and obstore; ARGS=--smoke'
 	@echo 'make lint         ruff, mypy, stubtest, cython-lint, codespell'
+	@echo 'make pins         the versions and hashes that CI installs, after pyproject.toml; ARGS=--upgrade'
 	@echo 'make annotate     what Cython made of the core: build/annotate/_core.html'
 	@echo 'make clean        remove what was built'
 
@@ -40,17 +44,17 @@ $(VENV)/.created:
 	  echo 'no virtual environment could be made; on Debian: apt-get install python3-venv' >&2; exit 1; }
 	@command -v $(CC) >/dev/null || { rm -rf $(VENV); \
 	  echo 'a C compiler is needed; on Debian: apt-get install gcc libc6-dev python3-dev' >&2; exit 1; }
-	$(BIN)/python -m pip install -q $(BUILD_REQUIRES)
+	$(BIN)/python -m pip install -q $(if $(PINNED),--require-hashes --only-binary :all: -r $(PINS),$(BUILD_REQUIRES))
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.created $(CORE)
-	$(BIN)/python -m pip install -q --no-build-isolation -e .
+	$(BIN)/python -m pip install -q $(if $(PINNED),--no-index) --no-build-isolation -e .
 	$(BIN)/python -m compileall -q src/fastcas
 	@touch $@
 
 # fastcas is there already, so these add only what the extra names.
 $(VENV)/.extra-%: $(VENV)/.created pyproject.toml | $(VENV)/.built
-	$(BIN)/python -m pip install -q 'fastcas[$*]'
+	$(BIN)/python -m pip install -q $(if $(PINNED),--no-index) 'fastcas[$*]'
 	@touch $@
 
 build: $(VENV)/.built
@@ -142,6 +146,16 @@ lint: build $(VENV)/.extra-dev
 	$(BIN)/stubtest fastcas._core --mypy-config-file pyproject.toml
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src/fastcas  # runs pycodestyle by name
 	$(BIN)/codespell
+
+# uv, because one file is to serve every Python; pip alone installs from it.
+UV_COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.10 --generate-hashes --no-annotate \
+  --custom-compile-command 'make pins' $(ARGS)
+
+pins: build
+	$(BIN)/python -m pip install -q uv
+	$(UV_COMPILE) --extra dev -o $(PINS) pyproject.toml
+	$(UV_COMPILE) -o requirements/neighbours.txt requirements/neighbours.in
+	$(UV_COMPILE) -o requirements/go.txt requirements/go.in
 
 annotate: build
 	@mkdir -p build/annotate

@@ -249,8 +249,9 @@ def table(records: list[dict]) -> str:
         low, middle, high = (f"{r[key]:.{digits}f}" for key in ("least", "median", "most"))
         ratio = "-" if r["of_fastcas"] is None else f"{r['of_fastcas']:.2f}"
         rate = f"{r['size'] / r['median'] / 1e9:.2f}" if r["size"] else "-"
+        program = r["program"].replace("|", r"\|")
         lines.append(
-            f"| {r['benchmark']} | {r['filesystem']} | {r['program']} | {r['promises']} "
+            f"| {r['benchmark']} | {r['filesystem']} | {program} | {r['promises']} "
             f"| {middle} ({low}-{high}) | {ratio} | {rate} |"
         )
     return "\n".join(lines)

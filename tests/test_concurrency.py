@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 
 import fastcas
-from conformance import REF_NAME, descriptor_of, digest_of, noise
+from conformance import MANIFEST, REF_NAME, descriptor_of, digest_of, noise
+from fastcas import Descriptor
 from test_cases import half_put, own_names, running
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("no_fd_leak")]
@@ -439,26 +440,85 @@ def test_pickle_reopens_by_path(layout, durability):
         pickle.loads(frozen)
 
 
-def put_one(cas, number):
+def use_engine(cas, number):
+    """What another process does with an engine that came to it."""
+    content = noise(3 << 20, number)
+    digest, _ = cas.put_blob(iter([content]))
+    cas.put_blobs([str(number).encode(), noise(70_000, number)])
+    with cas.get_blob(digest) as blob:
+        assert blob.read() == content
+    assert cas.read_blob(digest_of(b"of the parent")) == b"of the parent"
+    cas.update_reference(f"n{number}", Descriptor(MANIFEST, digest, len(content)))
+
+
+def use_and_close(cas, number):
     with cas:
-        return str(cas.put_blob(f"{number}".encode()).digest)
+        use_engine(cas, number)
 
 
-def through_a_pool(layout, method):
+_inherited = []
+
+
+def use_inherited(number):
+    use_engine(_inherited[0], number)
+
+
+def through_a_pool(context, cas):
+    with context.Pool(2) as pool:
+        pool.starmap_async(use_and_close, [(cas, number) for number in range(4)]).get(WAIT)
+        pool.close()
+        pool.join()
+
+
+def as_an_argument(context, cas):
+    """Which fork doesn't pickle."""
+    in_processes(context, use_engine, cas)
+
+
+def by_inheritance(context, cas):
+    _inherited[:] = [cas]
+    in_processes(context, use_inherited)
+
+
+def in_processes(context, function, *arguments):
+    processes = [context.Process(target=function, args=(*arguments, n)) for n in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(WAIT)
+        assert process.exitcode == 0
+
+
+def pass_engines(layout, method, way, durability):
     context = multiprocessing.get_context(method)
-    with fastcas.create(layout, durability="none") as cas:
-        with context.Pool(2) as pool:
-            results = pool.starmap_async(put_one, [(cas, number) for number in range(4)])
-            assert set(results.get(WAIT)) == set(cas)
-            pool.close()
-            pool.join()
+    with fastcas.create(layout, durability=durability) as cas:
+        cas.put_blob(b"of the parent")
+        cas.sync()  # the others are other processes
+        cas.put_blob(b"waits, perhaps")
+        globals()[way](context, cas)
+        cas.put_blob(b"at last")
+        cas.update_reference("parent", descriptor_of(b"at last"))
+        assert set(cas.list_references()) == {"n0", "n1", "n2", "n3", "parent"}
+        assert len(cas) == 15
+        assert cas.scrub().problems == []
+        assert cas.clean() == []
     return "done"
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_engines_go_to_other_processes(spawn, layout, method):
+@pytest.mark.parametrize("durability", ["full", "batch", "none"])
+@pytest.mark.parametrize(
+    ("method", "way"),
+    [
+        ("spawn", "through_a_pool"),
+        ("spawn", "as_an_argument"),
+        ("fork", "through_a_pool"),
+        ("fork", "as_an_argument"),
+        ("fork", "by_inheritance"),
+    ],
+)
+def test_engines_go_to_other_processes(spawn, layout, method, way, durability):
     # In a child, because multiprocessing keeps processes and pipes of its own for good.
-    assert spawn(through_a_pool, layout, method).result(WAIT) == "done"
+    assert spawn(pass_engines, layout, method, way, durability).result(WAIT) == "done"
 
 
 def test_digests_and_errors_pickle():

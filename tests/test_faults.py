@@ -15,6 +15,7 @@ import textwrap
 import pytest
 
 import fastcas
+from fastcas.dir import temp
 from preload import build_shim, run_with_shim
 from test_cases import own_names
 
@@ -617,3 +618,18 @@ def test_a_directory_that_goes_away_during_a_put(layout, monkeypatch, kind, mome
         assert own_names(layout) == set()
         digest = cas.put_blob(b"content").digest
         assert cas.read_blob(digest) == b"content"
+
+
+@pytest.mark.parametrize("number", temp.NO_HARD_LINK)
+def test_where_there_are_no_hard_links(layout, monkeypatch, number):
+    def refuses(*args, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(temp, "HAVE_O_TMPFILE", False)
+    monkeypatch.setattr(temp.os, "link", refuses)
+    monkeypatch.setattr("fastcas.copyout._core.link_fd", refuses)
+    with fastcas.create(layout) as cas:
+        digest, _ = cas.put_blob(b"renamed")
+        assert cas.copy_blob(digest, layout.with_name("copy"), link=True).method != "hardlink"
+    assert layout.with_name("copy").read_bytes() == b"renamed"
+    assert own_names(layout) == set()

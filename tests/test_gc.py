@@ -272,8 +272,10 @@ def test_grace_counts_from_the_end_of_a_put(cas, layout, wrong):
     assert deleted_by(cas, grace=100) == set()
 
 
-def test_times_in_whole_seconds_are_taken_for_their_end():
+def test_times_in_whole_units_are_taken_for_their_end():
     assert scan.times_of(5 * 10**9, 7 * 10**9) == (5 * 10**9, 7_999_999_999)
+    assert scan.times_of(6 * 10**9, 5 * 10**9) == (6 * 10**9, 7_999_999_999)  # FAT
+    assert scan.times_of(0, 7_010_000_000) == (0, 7_019_999_999)  # exFAT
     assert scan.times_of(5 * 10**9, 7 * 10**9 + 1) == (5 * 10**9, 7_000_000_001)
 
 

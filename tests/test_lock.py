@@ -1,5 +1,6 @@
 """The lock of a layout, where forks and removed files could make two holders of one."""
 
+import errno
 import fcntl
 import os
 import threading
@@ -7,7 +8,7 @@ import threading
 import pytest
 
 import fastcas
-from fastcas.dir import lock
+from fastcas.dir import lock, temp
 from fastcas.errors import InvalidError, UnsupportedError
 from fastcas.model import Descriptor
 
@@ -113,3 +114,26 @@ def test_an_interruption_leaves_nothing_locked(tmp_path, monkeypatch, moment):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         cas.update_index(lambda index: index)
         assert lock._held == set()
+
+
+def test_a_filesystem_that_can_t_lock(tmp_path, monkeypatch):
+    def refuses(fd, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(temp, "HAVE_O_TMPFILE", False)
+    layout = tmp_path / "image"
+    with fastcas.create(layout) as cas:
+        monkeypatch.setattr(lock.fcntl, "flock", refuses)
+        for call in (
+            lambda: cas.put_blob(b"x"),
+            lambda: cas.put_index(cas.get_index()),
+            lambda: cas.update_index(lambda index: index),
+            cas.clean,
+        ):
+            with pytest.raises(OSError) as caught:
+                call()
+            assert caught.value.errno == errno.ENOLCK
+            assert caught.value.filename == str(layout / lock.LOCK_FILE)
+        assert lock._held == set()
+        assert list(cas) == []
+    assert set(os.listdir(layout)) == {"oci-layout", "index.json", "blobs", lock.LOCK_FILE}

@@ -12,8 +12,16 @@ from importlib.metadata import metadata, requires
 from pathlib import Path
 
 import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import fastcas
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 TYPING = {"fastcas/py.typed", "fastcas/_core.pyi", "fastcas/results.pyi"}
@@ -84,3 +92,59 @@ def test_the_core_needs_no_openssl_to_link(sources):
     needed = subprocess.run(["ldd", fastcas._core.__file__], capture_output=True, text=True).stdout
     assert "libc.so" in needed
     assert "libcrypto" not in needed
+
+
+def pinned(path: Path) -> list[tuple[Requirement, list[str]]]:
+    """What a file for pip names, each with its hashes."""
+    lines = re.sub(r"\\\n", " ", path.read_text()).splitlines()
+    parts = [line.split("--hash=") for line in lines if line and not line.startswith("#")]
+    return [(Requirement(first), hashes) for first, *hashes in parts]
+
+
+def wanted_by_ci() -> list[Requirement]:
+    """What pyproject.toml asks for, up to the extra "dev" and what that includes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    about = project["project"]
+    left = [*project["build-system"]["requires"], *about["dependencies"], "fastcas[dev]"]
+    found = []
+    while left:
+        requirement = Requirement(left.pop())
+        if requirement.name == "fastcas":
+            left += [
+                one for extra in requirement.extras for one in about["optional-dependencies"][extra]
+            ]
+        else:
+            found.append(requirement)
+    return found
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_the_pins_of_ci_are_what_pyproject_asks_for(version):
+    """Else: make pins."""
+    environment = {**default_environment(), "extra": ""}
+    environment |= {"python_version": version, "python_full_version": f"{version}.4"}
+    chosen = {}
+    for pin, _ in pinned(ROOT / "requirements/ci.txt"):
+        if pin.marker is None or pin.marker.evaluate(environment):
+            assert pin.name not in chosen
+            (chosen[pin.name],) = pin.specifier
+    for requirement in wanted_by_ci():
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            pin = chosen.get(canonicalize_name(requirement.name))
+            assert pin is not None, f"{requirement} isn't pinned"
+            assert requirement.specifier.contains(pin.version), f"{requirement}, but {pin}"
+
+
+@pytest.mark.parametrize("name", ["ci", "neighbours", "go"])
+def test_every_pin_is_one_version_with_hashes(name):
+    path = ROOT / f"requirements/{name}.txt"
+    assert "://" not in path.read_text()
+    for pin, hashes in pinned(path):
+        assert [one.operator for one in pin.specifier] == ["=="]
+        assert hashes, pin
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64} *", one) for one in hashes)
+    sources = path.with_suffix(".in")
+    if sources.exists():
+        names = {pin.name: pin for pin, _ in pinned(path)}
+        for line in sources.read_text().split():
+            assert names[Requirement(line).name].specifier == Requirement(line).specifier

@@ -3,6 +3,9 @@
 import hashlib
 import os
 import signal
+import struct
+import threading
+from array import array
 from pathlib import Path
 
 import pytest
@@ -90,6 +93,86 @@ def test_a_forked_child_reads_on_beside_a_held_lock(cas):
                 os._exit(0 if right else 1)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert blob.read() == CONTENT[1000:]
+
+
+def words(count):
+    """Content of which every eight bytes say where they stand."""
+    return array("Q", range(count)).tobytes()
+
+
+def read_by_threads(blob, ways, take):
+    """What the threads got, by position, and their errors; each goes on until there is no more."""
+    pieces, errors = {}, []
+    start = threading.Barrier(len(ways))
+
+    def work(way):
+        start.wait(60)
+        try:
+            while piece := take(blob, way):
+                (position,) = struct.unpack("=Q", piece[:8])
+                assert pieces.setdefault(8 * position, piece) is piece, "handed out twice"
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(way,)) for way in ways]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return pieces, errors
+
+
+def take_some(blob, size):
+    if size % 3 == 0:  # 3 is no factor of the others
+        return blob.read(8 * size)
+    buffer = bytearray(8 * size)
+    return bytes(buffer[: blob.readinto(buffer)])
+
+
+@pytest.mark.parametrize("count", [900, 20_000, 800_000])
+def test_a_reader_of_many_threads(cas, count):
+    """Each byte goes to one of them, and the last ones when all are right."""
+    content = words(count)
+    digest, _ = cas.put_blob(content)
+    with cas.get_blob(digest) as blob:
+        pieces, errors = read_by_threads(blob, [3, 50, 300, 1001, 6000, 64_000], take_some)
+        assert errors == []
+        assert b"".join(pieces[position] for position in sorted(pieces)) == content
+        assert blob.verified
+        assert blob.tell() == len(content)
+
+
+@pytest.mark.parametrize("count", [20_000, 800_000])
+def test_a_damaged_blob_and_many_threads(cas, count):
+    """All of them are told, and nobody gets the end."""
+    content = words(count)
+    digest, _ = cas.put_blob(content)
+    flip(cas, digest)  # the first byte
+    with pytest.raises(CorruptError):
+        with cas.get_blob(digest) as blob:
+            pieces, errors = read_by_threads(blob, [50, 300, 1001, 64_000], take_some)
+            assert [type(error) for error in errors] == [DigestMismatchError] * 4
+            assert sum(map(len, pieces.values())) < len(content)
+            assert not blob.verified
+
+
+def test_a_reader_that_another_thread_closes(cas):
+    content = words(800_000)
+    digest, _ = cas.put_blob(content)
+    for _ in range(20):
+        blob = cas.get_blob(digest)
+
+        def take(blob, size):
+            if size == 0:
+                return blob.close()
+            return blob.read(size)
+
+        pieces, errors = read_by_threads(blob, [0, 80_000, 80_000], take)
+        assert {type(error) for error in errors} <= {ClosedError}
+        got = b"".join(pieces[position] for position in sorted(pieces))
+        assert content.startswith(got)
+        assert blob.closed
 
 
 def test_a_signal_handler_that_uses_the_reader_it_interrupted(cas):

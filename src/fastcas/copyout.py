@@ -9,6 +9,7 @@ import stat
 
 from fastcas import _core
 from fastcas.errors import DigestMismatchError, SizeMismatchError
+from fastcas.files import open_to_others
 from fastcas.results import CopyResult
 
 TYPE_CHECKING = False
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 _AT_FDCWD = -100
 _POUR_SIZE = 1 << 20
 
-# ENOENT: the blob has been deleted since it was opened, and its file is about to go.
+# ENOENT: the blob has been deleted since it was opened, and its file is about to go. ENOSYS: FUSE on
+# older kernels.
 _NO_HARD_LINK = (
     errno.EXDEV,
     errno.EPERM,
     errno.EMLINK,
     errno.EOPNOTSUPP,
+    errno.ENOSYS,
     errno.EACCES,
     errno.ENOENT,
 )
@@ -82,11 +85,12 @@ def _copy_to(
         method = "hardlink" if link and _link(blob, temp, verify) else None
         if method is None:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            with _core.open_path(temp, flags, 0o666) as fd:
+            with _core.open_path(temp, flags, 0o600) as fd:
                 method = _fill(blob, fd, verify, progress, first="reflink")
                 found = os.fstat(fd).st_size
                 if found != blob.size:
                     raise _wrong_size(blob, found)
+                open_to_others(fd, 0o666)
         os.rename(temp, path)
     finally:
         try:  # a rename onto another name of the same file leaves both

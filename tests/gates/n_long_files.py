@@ -2,7 +2,8 @@
 
 They are sparse, with marks where a counter of 32 bits would turn over, signed or not. What is stored
 has the digest that hashlib finds, comes out as it went in, and costs no more memory than a short one.
-A soak does more that counts bytes: content in memory, other digests, copies, compression, archives.
+On tmpfs, and as root on ext4. A soak does more that counts bytes: content in memory, other digests,
+copies, compression, archives.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 
 import fastcas
 from fastcas.image.archive import export_archive, import_archive
-from gates import child
+from gates import child, disks
 from gates.harness import Gate, Run
 from gates.invariants import REF_NAME
 
@@ -36,6 +37,9 @@ MARKS = (0, 2 * GIB - 5, 4 * GIB - 5)  # of ten bytes
 MEMORY = 24
 
 CHUNK = 1 << 20
+
+#: What is removed there gives its memory back.
+EXT4 = disks.Kind("ext4", "mkfs.ext4 -q -F", 6 * GIB, "discard")
 
 
 class OnlyRead:
@@ -279,30 +283,51 @@ def through(place: str, way: str, size: int, digest: str) -> None:
 
 
 def run(gate: Run) -> None:
+    on(gate, "tmpfs", gate.place, gate.pick(SIZES[-1:], SIZES))
+    if os.geteuid() == 0:
+        image = gate.place / "image"
+        disks.make(EXT4, image)
+        with disks.Mounted(EXT4, image, gate.place / "ext4") as disk:
+            on(gate, "ext4", disk.path, gate.pick(SIZES[2:3], SIZES))
+
+
+def on(gate: Run, filesystem: str, place: Path, sizes: Sequence[int]) -> None:
+    """All that is tried in a directory of the filesystem."""
     ways = list(WAYS) if gate.soak else ["path"]
-    for size in gate.pick(SIZES[-1:], SIZES):
-        digest = make(gate.place / "source", size)
+    for size in sizes:
+        digest = make(place / "source", size)
         for way in ways:
-            try_one(gate, through, way, size, digest)
+            try_one(gate, filesystem, place, through, way, size, digest)
     for name in OTHERS if gate.soak else ():
-        try_one(gate, otherwise, name, size, digest)
+        try_one(gate, filesystem, place, otherwise, name, size, digest)
+    (place / "source").unlink()
 
 
-def try_one(gate: Run, function: Callable[..., None], name: str, size: int, digest: str) -> None:
-    layout = gate.place / "layout"
+def try_one(
+    gate: Run,
+    filesystem: str,
+    place: Path,
+    function: Callable[..., None],
+    name: str,
+    size: int,
+    digest: str,
+) -> None:
+    layout = place / "layout"
     fastcas.create(layout, durability="none").close()
-    process = child.start(function, gate.place, name, size, digest, mutant=gate.mutant)
+    process = child.start(function, place, name, size, digest, mutant=gate.mutant)
     output, _ = process.communicate()
     results = list(child.events(output))
     gate.trials += 1
     gate.faults += len(MARKS)
     shutil.rmtree(layout)
-    gate.check(f"{size} bytes by {name}", results[0][0] if results else ["it died"])
+    gate.check(f"{filesystem}, {size} bytes by {name}", results[0][0] if results else ["it died"])
 
 
 def missing() -> str | None:
     free = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
-    return None if free > 6 * GIB else "needs 6 GiB of tmpfs at /dev/shm"
+    if free < 6 * GIB:
+        return "needs 6 GiB of tmpfs at /dev/shm"
+    return disks.missing() if os.geteuid() == 0 else None
 
 
 GATE = Gate(

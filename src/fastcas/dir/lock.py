@@ -59,7 +59,7 @@ class Lock:
             file, facts = self._open_file()
             holder.file = file  # first: whatever comes between, the holder can end it
             _held.add(file)
-            fcntl.flock(file.fd, holder.operation)
+            self._flock(file, holder.operation)
             try:
                 if os.path.samestat(facts, self._facts_of_name()):
                     return
@@ -71,10 +71,16 @@ class Lock:
         """May be called again, where it was interrupted."""
         if file in _held:  # else this is a child of the process that locked it
             try:
-                fcntl.flock(file.fd, fcntl.LOCK_UN)  # for a child made by fork too, which may have it
+                self._flock(file, fcntl.LOCK_UN)  # for a child made by fork too, which may have it
             finally:
                 _held.discard(file)
                 file.close()
+
+    def _flock(self, file: _core.File, operation: int) -> None:
+        try:
+            fcntl.flock(file.fd, operation)
+        except OSError as error:  # a filesystem that can't
+            raise self._root.named(error, LOCK_FILE) from None
 
     def _open_file(self) -> tuple[_core.File, os.stat_result]:
         root = self._root

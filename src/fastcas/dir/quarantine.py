@@ -7,11 +7,11 @@ import os
 
 from fastcas import _core
 from fastcas.digest import Digest
-from fastcas.dir.root import DIRECTORY, write_all
+from fastcas.dir.root import DIRECTORY
 from fastcas.errors import CorruptError, InvalidError
+from fastcas.files import NEW, take_name, write_all
 from fastcas.jsonstyle import encode_go
 from fastcas.layout import BLOBS
-from fastcas.setaside import NEW, take_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

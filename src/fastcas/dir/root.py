@@ -14,6 +14,7 @@ import stat
 from fastcas import _core
 from fastcas.digest import COMPUTABLE, REGISTERED, Digest
 from fastcas.errors import ClobberError, ClosedError, DurabilityError, InvalidError, NotExistError
+from fastcas.files import write_all
 from fastcas.layout import (
     BLOBS,
     INDEX_BYTES,
@@ -341,13 +342,6 @@ def read_all(fd: int, limit: int, size: int) -> bytes:
     while parts[-1] and (left := left - len(parts[-1])):
         parts.append(os.read(fd, min(left, 64 << 10)))
     return parts[0] if len(parts) <= 2 and not parts[-1] else b"".join(parts)
-
-
-def write_all(fd: int, content: bytes) -> None:
-    """Writes all of ``content``, however little each write(2) takes."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
 
 
 def warn(message: str) -> None:

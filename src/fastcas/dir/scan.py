@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 # linux/time.h; the time module has no name for it. Files get their times from this clock.
 _CLOCK_REALTIME_COARSE = 5
+# What filesystems keep of a time, at worst: FAT, others of old, exFAT.
 _SECOND = 1_000_000_000
+_UNITS = (2 * _SECOND, _SECOND, _SECOND // 100)
 # The clock advances at least a hundred times in a second.
 _TICK = 0.001  # seconds
 _TICKS = 1000
@@ -50,8 +52,8 @@ def times_of(modified: int, changed: int) -> tuple[int, int]:
     a put whose bytes were written long before they got their name shows there alone.
     """
     latest = max(modified, changed)
-    if latest % _SECOND == 0:  # a filesystem that keeps only seconds
-        latest += _SECOND - 1
+    if latest % _UNITS[-1] == 0:  # cut off, perhaps: then it was any time of that unit
+        latest += next(unit for unit in _UNITS if latest % unit == 0) - 1
     return modified, latest
 
 

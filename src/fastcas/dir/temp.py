@@ -7,6 +7,7 @@ import fcntl
 import os
 
 from fastcas import _core
+from fastcas.files import open_to_others
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 #: False where files can't be made without a name, or be given one later: then names of our pattern.
 HAVE_O_TMPFILE = hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")
+
+#: What link(2) says where there are no hard links; ENOSYS: FUSE on older kernels.
+NO_HARD_LINK = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
 #: At most so many files are open and not published yet, and never more than a quarter of what the
 #: process may have open, or half of what it has left.
@@ -104,12 +108,12 @@ class Temp:
         if self._name is None:
             _core.link_fd(self.fd, dirfd, os.fsencode(name))
             return
-        self._set_mode()
+        open_to_others(self.fd, self._mode)
         with self._lock.shared():
             try:
                 os.link(self._name, name, src_dir_fd=self._rootfd, dst_dir_fd=dirfd)
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                if error.errno not in NO_HARD_LINK:
                     raise
                 # No hard links here. A rename could replace a blob that came this moment: by itself.
                 if exists(dirfd, name):
@@ -128,7 +132,7 @@ class Temp:
             if old is None:
                 self._link(new)
             else:
-                self._set_mode()
+                open_to_others(self.fd, self._mode)
             os.rename(new, name, src_dir_fd=self._rootfd, dst_dir_fd=dirfd)
             # It may have both names already, by a publish that was interrupted.
             if old is not None and os.fstat(self.fd).st_nlink > 1:
@@ -148,9 +152,6 @@ class Temp:
         # gc counts its grace from here, not from the last byte, after which a source may stay open, or
         # a sync take long.
         os.utime(self.fd)
-
-    def _set_mode(self) -> None:
-        os.fchmod(self.fd, self._mode & ~_umask())
 
     def discard(self) -> None:
         """Closes the file; nothing stays of it unless it was published. May be called again."""
@@ -182,17 +183,3 @@ def exists(dirfd: int, name: str) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _umask() -> int:
-    """The process's umask; setting it to read it would be seen by every other thread."""
-    try:
-        with open("/proc/self/status", "rb") as status:
-            for line in status:
-                if line.startswith(b"Umask:"):
-                    return int(line.split()[1], 8)
-    except OSError:
-        pass
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

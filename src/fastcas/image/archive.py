@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fastcas import jsonstyle
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError, NotExistError, SizeMismatchError
+from fastcas.files import open_to_others
 from fastcas.image import tar
 from fastcas.image.closure import find_closure, merge_entries, name_of, select_entry, shift
 from fastcas.image.codec import sniff
@@ -159,14 +160,20 @@ def _write_file(path: str, pieces: Iterator[bytes]) -> None:
         return
     temp = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.fastcas-part")
     try:
-        with open(temp, "xb", buffering=_BUFFER) as file:
+        with open(temp, "xb", buffering=_BUFFER, opener=_open_private) as file:
             file.writelines(pieces)
+            file.flush()
+            open_to_others(file.fileno(), 0o666)
         os.rename(temp, path)
     finally:
         try:
             os.unlink(temp)
         except FileNotFoundError:
             pass
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _write_all(target: Any, piece: bytes) -> None:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import obstore
 from obstore import exceptions
 
-from fastcas.errors import ClosedError, UnsupportedError
-from fastcas.store.location import first_line, hide, secrets
+from fastcas.errors import ClosedError, NotExistError, UnsupportedError
+from fastcas.store.location import error_code, explain, hide, secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +40,19 @@ AT_ONCE = 16
 
 _LISTED = 1000  # keys in one answer
 _DELETED = 1000  # keys in one request
+
+# What servers call a bucket that isn't there, and credentials that they don't take.
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+_NO_RIGHTS = (
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "AuthenticationFailed",
+    "XAdminUserNotFound",  # versitygw's for InvalidAccessKeyId
+)
+
+# Who is asked for the credentials of a machine where the environment has none.
+_METADATA_SERVICE = "169.254.169.254"
 
 # The process that has made the first request. In a child that it forks any other would wait for ever,
 # for threads that the child hasn't got.
@@ -207,21 +220,29 @@ class Bucket:
             )
         try:
             return request()
-        except FileNotFoundError:
-            raise Missing(key) from None
+        except FileNotFoundError as error:
+            if (code := error_code(error)) in (None, "NoSuchKey"):
+                raise Missing(key) from None
+            raise self._refusal(error, code, key) from None
         except (exceptions.PreconditionError, exceptions.AlreadyExistsError):
             raise Lost(key) from None
         except exceptions.BaseError as error:
-            raise self._refusal(error, key) from None
+            raise self._refusal(error, error_code(error), key) from None
         except OSError as error:
             if error.filename is None:
                 error.filename = self.location.join(key)
             raise
 
-    def _refusal(self, error: Exception, key: str) -> OSError:
-        text = hide(first_line(error), self._hidden)
+    def _refusal(self, error: Exception, code: str | None, key: str) -> OSError:
+        text = hide(explain(error), self._hidden)
         url = self.location.join(key)
-        if isinstance(error, (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError)):
+        if code in _NO_BUCKET:
+            return NotExistError(f"{self.location}: no such bucket", path=str(self.location))
+        if _METADATA_SERVICE in text:
+            message = "no credentials were found: docs/object-store.md has the variables that are read"
+            return PermissionError(errno.EACCES, message, url)
+        refused = (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError)
+        if isinstance(error, refused) or code in _NO_RIGHTS:
             return PermissionError(errno.EACCES, f"the server refuses these credentials: {text}", url)
         if isinstance(error, exceptions.NotSupportedError):
             return OSError(errno.EOPNOTSUPP, f"the server can't do this: {text}", url)
@@ -229,5 +250,6 @@ class Bucket:
         return OSError(kind, text, url)
 
 
-#: The name of the metadata by which a writer knows its own index again.
-NONCE = "fastcas-nonce"
+#: The name of the metadata by which a writer knows its own index again. Azure takes letters and digits
+#: only, and proxies drop underscores.
+NONCE = "fastcasnonce"

@@ -24,13 +24,13 @@ from fastcas.layout import (
     LAYOUT_LIMIT,
     check_version,
 )
+from fastcas.many import Many
 from fastcas.results import BlobInfo, CopyResult, PutResult, StoredBlob
 from fastcas.store.bucket import NONCE, Bucket, Lost, Missing
 from fastcas.store.conditions import Conditions, Finding, try_all
 from fastcas.store.index import IndexObject
 from fastcas.store.ingest import Ingest
 from fastcas.store.location import UNSAFE_INDEX, connect, is_secret, parse
-from fastcas.store.many import Many
 from fastcas.store.reader import WHOLE, ObjectReader
 from fastcas.store.sweep import (
     OURS,
@@ -87,9 +87,10 @@ class StoreEngine(Engine):
         location, bucket = _connect(url, config)
         path = location.join(LAYOUT_FILE)
         try:
-            if bucket.head(LAYOUT_FILE)["size"] > LAYOUT_LIMIT:
+            found = bucket.get(LAYOUT_FILE)
+            if found.meta["size"] > LAYOUT_LIMIT:
                 raise InvalidError(f"{path}: no layout has a file of that size", path=path)
-            check_version(bucket.read(LAYOUT_FILE)[0], url, path)
+            check_version(bucket.run(LAYOUT_FILE, lambda: bytes(found.bytes())), url, path)
             bucket.head(INDEX_FILE)
         except Missing as error:
             raise _no_layout(bucket, str(error)) from None
@@ -98,7 +99,7 @@ class StoreEngine(Engine):
     @classmethod
     def create(cls, url: str, config: Mapping[str, Any] | None = None) -> Self:
         """See ``fastcas.create``."""
-        location, bucket = _connect(url, config)
+        _, bucket = _connect(url, config)
         clobber = ClobberError(f"{url}: there is a layout already", path=url)
         nonce = os.urandom(16).hex()
         try:
@@ -113,8 +114,6 @@ class StoreEngine(Engine):
             _create(bucket, LAYOUT_FILE, LAYOUT_BYTES, nonce)
         except Lost:
             raise clobber from None
-        except Missing:
-            raise NotExistError(f"{location}: no such bucket", path=url) from None
         return cls(bucket, config or {})
 
     @property
@@ -169,7 +168,7 @@ class StoreEngine(Engine):
         def put(source: Any, told: Progress) -> PutResult:
             return PutResult(*self._ingest.put(source, algorithm=algorithm, progress=told))
 
-        return Many(self._bucket, progress).put(sources, put)
+        return Many(self._bucket.pool, progress).put(sources, put)
 
     def put_copy(
         self, blob: BlobReader, *, verify: bool = False, progress: Progress | None = None
@@ -187,7 +186,7 @@ class StoreEngine(Engine):
             told(blob.size, None)
             return CopyResult(method, blob.size)
 
-        return Many(self._bucket, progress).run(blobs, put)
+        return Many(self._bucket.pool, progress).run(blobs, put)
 
     def get_blob(self, digest: str) -> BlobReader:
         digest = self._readable(digest)
@@ -220,6 +219,7 @@ class StoreEngine(Engine):
         return NotExistError(f"{digest}: no such blob", digest=digest, path=url)
 
     def start_reading(self, wanted: Sequence[tuple[str, int]]) -> Callable[[], list[bytes | None]]:
+        self._bucket.check_open()
         reads = [
             self._bucket.pool.submit(self._read_small, Digest(digest), size)
             if size <= WHOLE and digest.partition(":")[0] in COMPUTABLE
@@ -387,11 +387,7 @@ def probe(url: str, config: Mapping[str, Any] | None = None) -> list[Finding]:
     Where one isn't right, an update of the index may be lost: ``update_index`` refuses such a server.
     Raises what ``fastcas.open`` does, but for a layout, which needn't be there.
     """
-    location, bucket = _connect(url, config)
-    try:
-        return try_all(bucket, config or {})
-    except Missing:
-        raise NotExistError(f"{location}: no such bucket", path=url) from None
+    return try_all(_connect(url, config)[1], config or {})
 
 
 def _connect(url: str, config: Mapping[str, Any] | None) -> tuple[Location, Bucket]:
@@ -413,10 +409,6 @@ def _create(bucket: Bucket, key: str, content: bytes, nonce: str) -> None:
 
 def _no_layout(bucket: Bucket, key: str) -> NotExistError | InvalidError:
     url = str(bucket.location)
-    try:
-        anything = next(bucket.list(""), None) is not None
-    except Missing:
-        return NotExistError(f"{url}: no such bucket", path=url)
-    if not anything:
+    if next(bucket.list(""), None) is None:
         return NotExistError(f"{url}: no such layout", path=url)
     return InvalidError(f"{url}: not a layout: no {key}", path=bucket.location.join(key))

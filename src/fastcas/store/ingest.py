@@ -17,6 +17,7 @@ from fastcas.blocks import BlockSink
 from fastcas.digest import Digest
 from fastcas.errors import CorruptError, UnsupportedError
 from fastcas.expected import check_algorithm, check_content, too_long
+from fastcas.files import write_all
 from fastcas.source import Source, open_source
 from fastcas.store.bucket import MOST_PARTS, PART, PARTS_AT_ONCE, Missing
 from fastcas.store.reader import WHOLE, ObjectReader
@@ -136,25 +137,26 @@ class Ingest:
         return digest, size
 
     def _put_gathered(self, source: Source, put: Put) -> tuple[Digest, int]:
+        room = PART if source.size is None else source.size
         with Gathered() as gathered:
-            digest, size = put.feed(source, gathered.add)
-            if gathered.file is None:
-                self._put_whole(digest, gathered.content(), put.verify_existing)
-            elif not self.claim(digest, size, put.verify_existing):
+            with self._memory.take(min(room, PART)):
+                digest, size = put.feed(source, gathered.add)
+                if gathered.file is None:
+                    self._put_whole(digest, gathered.content(), put.verify_existing)
+            if gathered.file is not None and not self.claim(digest, size, put.verify_existing):
                 gathered.file.seek(0)
                 with open_source(gathered.file) as spooled:
                     self._send(spooled, put, digest, size)
         put.tell(size)
         return digest, size
 
-    def _put_whole(self, digest: Digest, content: bytes, verify: bool) -> None:
+    def _put_whole(self, digest: Digest, content: bytes | memoryview, verify: bool) -> None:
         size = len(content)
         if size > ALWAYS_PUT and self.claim(digest, size, verify):
             return
-        with self._memory.take(size):
+        self._bucket.put(key_of(digest), content)
+        while not self._sweeps.settle(digest) and not self._is_stored(digest):
             self._bucket.put(key_of(digest), content)
-            while not self._sweeps.settle(digest) and not self._is_stored(digest):
-                self._bucket.put(key_of(digest), content)
 
     def _is_stored(self, digest: Digest) -> bool:
         try:
@@ -316,13 +318,12 @@ class Gathered:
             self._blocks.clear()
         self._write(block)
 
-    def content(self) -> bytes:
-        return b"".join(self._blocks)
+    def content(self) -> bytes | memoryview:
+        return self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
 
     def _write(self, block: memoryview) -> None:
         try:
-            while block:
-                block = block[self.file.write(block) :]
+            write_all(self.file.fileno(), block)
         except OSError as error:
             if error.filename is None:
                 error.filename = tempfile.gettempdir()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fastcas import _core
 from fastcas.digest import Digest
 from fastcas.errors import CorruptError
+from fastcas.files import NEW, take_name
 from fastcas.jsonstyle import encode_go
-from fastcas.setaside import NEW, take_name
 from fastcas.store.bucket import Bucket, Lost, Missing
 from fastcas.store.sweep import Sweep, key_of
 

@@ -1,7 +1,8 @@
-"""Names in a quarantine, where damaged blobs lie with notes of why."""
+"""What more than one room does with files."""
 
 from __future__ import annotations
 
+import errno
 import os
 
 from fastcas import _core
@@ -12,6 +13,40 @@ if TYPE_CHECKING:
 
 #: How a file is made where nothing may be.
 NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+
+# What a filesystem says that has no modes.
+_NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def write_all(fd: int, content: bytes | memoryview) -> None:
+    """Writes all of ``content``, however little each write(2) takes."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def open_to_others(fd: int, mode: int) -> None:
+    """Gives a file that was made with 0600 the mode that it would have been made with: ``mode`` less
+    the umask."""
+    try:
+        os.fchmod(fd, mode & ~_umask())
+    except OSError as error:
+        if error.errno not in _NO_MODES:
+            raise
+
+
+def _umask() -> int:
+    """The process's umask; setting it to read it would be seen by every other thread."""
+    try:
+        with open("/proc/self/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:
+        pass
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def take_name(directory: int, digest: Digest, note: bytes, *, durable: bool) -> str:
@@ -30,9 +65,7 @@ def take_name(directory: int, digest: Digest, note: bytes, *, durable: bool) -> 
             name = f"{base}.{number}"
     try:
         with file as fd:
-            rest = memoryview(note)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            write_all(fd, note)
             if durable:
                 os.fsync(fd)
     except BaseException:
