@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -18,6 +19,7 @@ from conformance import noise
 from server import serving
 
 MIB = 1 << 20
+ONCE = itertools.count()
 
 
 def store_of(bucket, endpoint=None, **more):
@@ -38,7 +40,8 @@ def outcomes(store, path, count, mode):
     def race(number):
         barrier.wait()
         try:
-            store.put(path, b"%d" % number, mode=mode)
+            # What nobody has put before: the ETag is of the content, and A B A would look like A.
+            store.put(path, b"%d %d" % (number, next(ONCE)), mode=mode)
         except (AlreadyExistsError, PreconditionError):
             return "refused"
         return "won"
