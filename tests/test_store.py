@@ -272,6 +272,7 @@ def small_parts(monkeypatch):
     """Uploads of parts are tried with little."""
     for module in (requests, ingest):
         monkeypatch.setattr(module, "PART", 64 << 10)
+    monkeypatch.setattr(ingest, "IN_MEMORY", 128 << 10)
 
 
 def test_every_way_into_the_store(store, small_parts, tmp_path):

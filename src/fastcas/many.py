@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 # So many sources wait at the most, and, of those in memory, so many bytes.
-_WAITING = 32
+_WAITING = 64
 _WAITING_BYTES = 64 << 20
 
 _TELL = 0.1  # seconds

@@ -36,7 +36,7 @@ PARTS_AT_ONCE = 4
 MOST_PARTS = 10_000
 
 #: So many requests are made at once where there are many.
-AT_ONCE = 16
+AT_ONCE = 32
 
 _LISTED = 1000  # keys in one answer
 _DELETED = 1000  # keys in one request

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from fastcas import _core
 from fastcas.digest import COMPUTABLE, Digest
 from fastcas.engine import READ_LIMIT, Engine, too_large
 from fastcas.errors import (
@@ -25,13 +26,14 @@ from fastcas.layout import (
     check_version,
 )
 from fastcas.many import Many
+from fastcas.reader import describe
 from fastcas.results import BlobInfo, CopyResult, PutResult, StoredBlob
 from fastcas.store.bucket import NONCE, Bucket, Lost, Missing
 from fastcas.store.conditions import Conditions, Finding, try_all
 from fastcas.store.index import IndexObject
 from fastcas.store.ingest import Ingest
 from fastcas.store.location import UNSAFE_INDEX, connect, is_secret, parse
-from fastcas.store.reader import WHOLE, ObjectReader
+from fastcas.store.reader import WHOLE, Body, ObjectReader, read_whole
 from fastcas.store.sweep import (
     OURS,
     Clock,
@@ -190,16 +192,21 @@ class StoreEngine(Engine):
 
     def get_blob(self, digest: str) -> BlobReader:
         digest = self._readable(digest)
-        key = key_of(digest)
-        return ObjectReader(self._bucket.detached(), key, self._get(digest), digest)
+        return ObjectReader(self._bucket.detached(), digest, self._get(digest))
 
     def read_blob(self, digest: str, *, limit: int = READ_LIMIT) -> bytes:
         digest = self._readable(digest)
         found = self._get(digest)
-        if found.meta["size"] > limit:
-            raise too_large(digest, found.meta["size"], limit)
-        with ObjectReader(self._bucket, key_of(digest), found, digest) as reader:
-            return reader.read()
+        size = found.meta["size"]
+        if size > limit:
+            raise too_large(digest, size, limit)
+        if size > WHOLE:
+            with ObjectReader(self._bucket, digest, found) as reader:
+                return reader.read()
+        try:
+            return read_whole(Body(self._bucket, digest, size, found.meta["e_tag"], found))
+        except _core.VerifyError as error:
+            raise describe(error, digest) from None
 
     def _readable(self, digest: str) -> Digest:
         digest = Digest(digest)
@@ -233,9 +240,8 @@ class StoreEngine(Engine):
             found = self._bucket.get(key_of(digest))
             if found.meta["size"] != size:
                 return None
-            with ObjectReader(self._bucket, key_of(digest), found, digest) as reader:
-                return reader.read()
-        except (Missing, OSError, InvalidError):
+            return read_whole(Body(self._bucket, digest, size, found.meta["e_tag"], found))
+        except (Missing, OSError, _core.VerifyError):
             return None
 
     def check_blobs(
@@ -258,7 +264,7 @@ class StoreEngine(Engine):
             return "", 0
         try:
             found = self._bucket.get(key_of(digest))
-            with ObjectReader(self._bucket, key_of(digest), found, digest) as reader:
+            with ObjectReader(self._bucket, digest, found) as reader:
                 reader.verify()
                 return "digest", reader.size
         except (Missing, OSError, CorruptError):
