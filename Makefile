@@ -15,7 +15,7 @@ PINS := requirements/ci.txt
 PINNED := $(filter true,$(CI))
 NOBODY := setpriv --reuid=65534 --regid=65534 --clear-groups
 
-.PHONY: help demo build test test-all test-user test-arm test-neighbours test-objectstore gates soak bench bench-smoke bench-guard bench-guard-proof bench-peers bench-whole lint pins annotate clean
+.PHONY: help demo build test test-all test-user test-arm test-neighbours test-objectstore gates soak bench bench-smoke bench-guard bench-guard-proof bench-peers bench-whole bench-objectstore lint pins annotate clean
 
 help:
 	@echo 'make demo         store and read back a real image, with rates'
@@ -33,6 +33,7 @@ help:
 	@echo 'make bench-guard-proof  that each of them fails when the code is made slower'
 	@echo 'make bench-peers  beside umoci, containerd, oras-go, ggcr (need Go), cacache (Rust), hashfs, dvc-data'
 	@echo 'make bench-whole  whole images by whole programs, threads, a million blobs'
+	@echo 'make bench-objectstore  on an S3 server (needs Go) beside boto3, s3fs and obstore; ARGS=--smoke'
 	@echo 'make lint         ruff, mypy, stubtest, cython-lint, codespell'
 	@echo 'make pins         the versions and hashes that CI installs, after pyproject.toml; ARGS=--upgrade'
 	@echo 'make annotate     what Cython made of the core: build/annotate/_core.html'
@@ -132,6 +133,11 @@ bench-whole: build $(VENV)/.extra-bench
 	$(BIN)/python bench/images.py
 	$(BIN)/python bench/threads.py
 	$(BIN)/python bench/scale.py
+
+# A server of its own on loopback. ARGS=--smoke: small, to see that everything runs.
+bench-objectstore: build $(VENV)/.extra-bench-objectstore
+	tests/objectstore/install.sh
+	$(BIN)/python bench/object_store.py $(ARGS)
 
 lint: build $(VENV)/.extra-dev
 	$(BIN)/ruff check .

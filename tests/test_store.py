@@ -122,6 +122,15 @@ def test_nothing_secret_is_seen(monkeypatch):
     assert hide(f"a {SECRET} tokentokentoken b", secrets(config)) == "a *** *** b"
 
 
+def test_missing_credentials_are_told(store, monkeypatch):
+    def get(*_, **__):
+        raise GenericError("Error performing PUT http://169.254.169.254/latest/api/token: timed out")
+
+    monkeypatch.setattr(requests.obstore, "get", get)
+    with pytest.raises(PermissionError, match="no credentials were found"):
+        store.get_index()
+
+
 def test_an_engine_pickles_without_secrets(url, monkeypatch):
     with fastcas.create(url) as engine:
         engine.put_blob(b"x")
@@ -263,6 +272,7 @@ def small_parts(monkeypatch):
     """Uploads of parts are tried with little."""
     for module in (requests, ingest):
         monkeypatch.setattr(module, "PART", 64 << 10)
+    monkeypatch.setattr(ingest, "IN_MEMORY", 128 << 10)
 
 
 def test_every_way_into_the_store(store, small_parts, tmp_path):

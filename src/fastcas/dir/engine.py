@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from fastcas.results import StoredBlob, Swept
 
 
+_READERS_AT_ONCE = 8
+
+
 def _as_text(path: str | os.PathLike[str]) -> str:
     text = os.fsdecode(path)
     if "\0" in text:
@@ -146,9 +149,10 @@ class DirEngine(Engine):
     def put_copies(
         self, blobs: Sequence[BlobReader], *, verify: bool = False, progress: Progress | None = None
     ) -> list[CopyResult]:
+        if not all(type(blob) is FileReader for blob in blobs):
+            return self._put_copies_at_once(blobs, verify, progress)
         # put_blobs doesn't verify what is there already.
-        known = all(type(blob) is FileReader for blob in blobs)
-        if verify or len(blobs) < 2 or not known or not _opens_again():
+        if verify or len(blobs) < 2 or not _opens_again():
             return super().put_copies(blobs, verify=verify, progress=progress)
         methods = {}
         left: dict[str, list[BlobReader]] = {}
@@ -166,6 +170,22 @@ class DirEngine(Engine):
                 check_content(result.digest, result.size, blob.digest, blob.size)
                 done += blob.size
         return [CopyResult(methods[blob] or "copy", blob.size) for blob in blobs]
+
+    def _put_copies_at_once(
+        self, blobs: Sequence[BlobReader], verify: bool, progress: Progress | None
+    ) -> list[CopyResult]:
+        """Of readers that wait for something else than this machine, several are read at once."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        from fastcas.many import Many
+
+        def put(blob: BlobReader, told: Progress) -> CopyResult:
+            copied = self.put_copy(blob, verify=verify, progress=told)
+            told(blob.size, None)
+            return copied
+
+        with ThreadPoolExecutor(_READERS_AT_ONCE, "fastcas-copy") as pool:
+            return Many(pool, progress).run(blobs, put)
 
     def get_blob(self, digest: str) -> BlobReader:
         digest = Digest(digest)

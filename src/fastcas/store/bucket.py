@@ -36,7 +36,7 @@ PARTS_AT_ONCE = 4
 MOST_PARTS = 10_000
 
 #: So many requests are made at once where there are many.
-AT_ONCE = 16
+AT_ONCE = 32
 
 _LISTED = 1000  # keys in one answer
 _DELETED = 1000  # keys in one request
@@ -50,6 +50,9 @@ _NO_RIGHTS = (
     "AuthenticationFailed",
     "XAdminUserNotFound",  # versitygw's for InvalidAccessKeyId
 )
+
+# Who is asked for the credentials of a machine where the environment has none.
+_METADATA_SERVICE = "169.254.169.254"
 
 # The process that has made the first request. In a child that it forks any other would wait for ever,
 # for threads that the child hasn't got.
@@ -235,6 +238,9 @@ class Bucket:
         url = self.location.join(key)
         if code in _NO_BUCKET:
             return NotExistError(f"{self.location}: no such bucket", path=str(self.location))
+        if _METADATA_SERVICE in text:
+            message = "no credentials were found: docs/object-store.md has the variables that are read"
+            return PermissionError(errno.EACCES, message, url)
         refused = (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError)
         if isinstance(error, refused) or code in _NO_RIGHTS:
             return PermissionError(errno.EACCES, f"the server refuses these credentials: {text}", url)
@@ -244,5 +250,6 @@ class Bucket:
         return OSError(kind, text, url)
 
 
-#: The name of the metadata by which a writer knows its own index again.
-NONCE = "fastcas-nonce"
+#: The name of the metadata by which a writer knows its own index again. Azure takes letters and digits
+#: only, and proxies drop underscores.
+NONCE = "fastcasnonce"

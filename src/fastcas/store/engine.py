@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from fastcas import _core
 from fastcas.digest import COMPUTABLE, Digest
 from fastcas.engine import READ_LIMIT, Engine, too_large
 from fastcas.errors import (
@@ -24,14 +25,15 @@ from fastcas.layout import (
     LAYOUT_LIMIT,
     check_version,
 )
+from fastcas.many import Many
+from fastcas.reader import describe
 from fastcas.results import BlobInfo, CopyResult, PutResult, StoredBlob
 from fastcas.store.bucket import NONCE, Bucket, Lost, Missing
 from fastcas.store.conditions import Conditions, Finding, try_all
 from fastcas.store.index import IndexObject
 from fastcas.store.ingest import Ingest
 from fastcas.store.location import UNSAFE_INDEX, connect, is_secret, parse
-from fastcas.store.many import Many
-from fastcas.store.reader import WHOLE, ObjectReader
+from fastcas.store.reader import WHOLE, Body, ObjectReader, read_whole
 from fastcas.store.sweep import (
     OURS,
     Clock,
@@ -168,7 +170,7 @@ class StoreEngine(Engine):
         def put(source: Any, told: Progress) -> PutResult:
             return PutResult(*self._ingest.put(source, algorithm=algorithm, progress=told))
 
-        return Many(self._bucket, progress).put(sources, put)
+        return Many(self._bucket.pool, progress).put(sources, put)
 
     def put_copy(
         self, blob: BlobReader, *, verify: bool = False, progress: Progress | None = None
@@ -186,20 +188,25 @@ class StoreEngine(Engine):
             told(blob.size, None)
             return CopyResult(method, blob.size)
 
-        return Many(self._bucket, progress).run(blobs, put)
+        return Many(self._bucket.pool, progress).run(blobs, put)
 
     def get_blob(self, digest: str) -> BlobReader:
         digest = self._readable(digest)
-        key = key_of(digest)
-        return ObjectReader(self._bucket.detached(), key, self._get(digest), digest)
+        return ObjectReader(self._bucket.detached(), digest, self._get(digest))
 
     def read_blob(self, digest: str, *, limit: int = READ_LIMIT) -> bytes:
         digest = self._readable(digest)
         found = self._get(digest)
-        if found.meta["size"] > limit:
-            raise too_large(digest, found.meta["size"], limit)
-        with ObjectReader(self._bucket, key_of(digest), found, digest) as reader:
-            return reader.read()
+        size = found.meta["size"]
+        if size > limit:
+            raise too_large(digest, size, limit)
+        if size > WHOLE:
+            with ObjectReader(self._bucket, digest, found) as reader:
+                return reader.read()
+        try:
+            return read_whole(Body(self._bucket, digest, size, found.meta["e_tag"], found))
+        except _core.VerifyError as error:
+            raise describe(error, digest) from None
 
     def _readable(self, digest: str) -> Digest:
         digest = Digest(digest)
@@ -219,6 +226,7 @@ class StoreEngine(Engine):
         return NotExistError(f"{digest}: no such blob", digest=digest, path=url)
 
     def start_reading(self, wanted: Sequence[tuple[str, int]]) -> Callable[[], list[bytes | None]]:
+        self._bucket.check_open()
         reads = [
             self._bucket.pool.submit(self._read_small, Digest(digest), size)
             if size <= WHOLE and digest.partition(":")[0] in COMPUTABLE
@@ -232,9 +240,8 @@ class StoreEngine(Engine):
             found = self._bucket.get(key_of(digest))
             if found.meta["size"] != size:
                 return None
-            with ObjectReader(self._bucket, key_of(digest), found, digest) as reader:
-                return reader.read()
-        except (Missing, OSError, InvalidError):
+            return read_whole(Body(self._bucket, digest, size, found.meta["e_tag"], found))
+        except (Missing, OSError, _core.VerifyError):
             return None
 
     def check_blobs(
@@ -257,7 +264,7 @@ class StoreEngine(Engine):
             return "", 0
         try:
             found = self._bucket.get(key_of(digest))
-            with ObjectReader(self._bucket, key_of(digest), found, digest) as reader:
+            with ObjectReader(self._bucket, digest, found) as reader:
                 reader.verify()
                 return "digest", reader.size
         except (Missing, OSError, CorruptError):

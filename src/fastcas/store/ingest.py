@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 #: What is stored again without a question: that is one request, as the question would be, and heals it.
 ALWAYS_PUT = WHOLE
 
+#: Content up to this is read once, held in memory while it is hashed, and then sent.
+IN_MEMORY = 8 * PART
+
 #: Of an upload, what is in memory at the most; and of all uploads of an engine.
 _MEMORY = (PARTS_AT_ONCE + 4) * PART
 _MEMORY_OF_ALL = 2 * _MEMORY
@@ -62,14 +65,21 @@ class Ingest:
     ) -> tuple[Digest, int]:
         """See ``Engine.put_blob``."""
         check_algorithm(algorithm)
+        if type(source) is bytes and len(source) <= ALWAYS_PUT:
+            hasher = _core.Digester(algorithm)
+            hasher.update(source)
+            digest = Digest.of(algorithm, hasher.hexdigest())
+            check_content(digest, len(source), expected_digest, expected_size)
+            self._put_small(digest, source)
+            if progress is not None:
+                progress(len(source), len(source))
+            return digest, len(source)
         with open_source(source) as opened:
             put = Put(algorithm, expected_digest, expected_size, verify_existing, progress, opened)
             size = opened.size if expected_size is None else expected_size
-            if size is None or size <= PART:
-                return self._put_gathered(opened, put)
-            if expected_digest is not None:
+            if expected_digest is not None and size is not None and size > PART:
                 return self._put_known(opened, put, expected_digest, size)
-            if opened.rewind is None:
+            if size is None or size <= IN_MEMORY or opened.rewind is None:
                 return self._put_gathered(opened, put)
             digest, size = put.hash(opened)
             if not self.claim(digest, size, verify_existing):
@@ -87,11 +97,7 @@ class Ingest:
         if size > ALWAYS_PUT or verify:
             if self.claim(digest, size, verify):
                 return "exists"
-            if (
-                not verify
-                and isinstance(blob, ObjectReader)
-                and blob.copy_to(self._bucket, key_of(digest))
-            ):
+            if not verify and isinstance(blob, ObjectReader) and blob.copy_to(self._bucket):
                 return "server-copy"
         self.put(
             blob,
@@ -119,9 +125,9 @@ class Ingest:
                 return True
 
     def _is_right(self, digest: Digest) -> bool:
-        key = key_of(digest)
+        found = self._bucket.get(key_of(digest))
         try:
-            with ObjectReader(self._bucket, key, self._bucket.get(key), digest) as reader:
+            with ObjectReader(self._bucket, digest, found) as reader:
                 reader.verify()
         except CorruptError:
             return False
@@ -137,25 +143,32 @@ class Ingest:
         return digest, size
 
     def _put_gathered(self, source: Source, put: Put) -> tuple[Digest, int]:
+        room = IN_MEMORY if source.size is None else source.size
         with Gathered() as gathered:
-            digest, size = put.feed(source, gathered.add)
-            if gathered.file is None:
-                self._put_whole(digest, gathered.content(), put.verify_existing)
-            elif not self.claim(digest, size, put.verify_existing):
+            with self._memory.take(min(room, IN_MEMORY)):
+                digest, size = put.feed(source, gathered.add)
+                if gathered.file is None:
+                    self._put_blocks(digest, size, gathered.blocks, put.verify_existing)
+            if gathered.file is not None and not self.claim(digest, size, put.verify_existing):
                 gathered.file.seek(0)
                 with open_source(gathered.file) as spooled:
                     self._send(spooled, put, digest, size)
         put.tell(size)
         return digest, size
 
-    def _put_whole(self, digest: Digest, content: bytes, verify: bool) -> None:
-        size = len(content)
+    def _put_blocks(self, digest: Digest, size: int, blocks: list[memoryview], verify: bool) -> None:
+        """Stores what is in memory, in blocks of PART bytes."""
         if size > ALWAYS_PUT and self.claim(digest, size, verify):
             return
-        with self._memory.take(size):
+        if len(blocks) > 1:
+            self._bucket.upload(key_of(digest), iter(blocks), PART)
+        else:
+            self._put_small(digest, blocks[0] if blocks else b"")
+
+    def _put_small(self, digest: Digest, content: bytes | memoryview) -> None:
+        self._bucket.put(key_of(digest), content)
+        while not self._sweeps.settle(digest) and not self._is_stored(digest):
             self._bucket.put(key_of(digest), content)
-            while not self._sweeps.settle(digest) and not self._is_stored(digest):
-                self._bucket.put(key_of(digest), content)
 
     def _is_stored(self, digest: Digest) -> bool:
         try:
@@ -291,11 +304,11 @@ class _Hasher(BlockSink):
 
 
 class Gathered:
-    """Content whose digest isn't known yet: in memory up to PART, then in a file without a name."""
+    """Content whose digest isn't known yet: first in memory, then in a file without a name."""
 
     def __init__(self) -> None:
         self.file: Any = None
-        self._blocks: list[memoryview] = []
+        self.blocks: list[memoryview] = []
         self._size = 0
 
     def __enter__(self) -> Gathered:
@@ -307,18 +320,15 @@ class Gathered:
 
     def add(self, block: memoryview) -> None:
         self._size += len(block)
-        if self.file is None and self._size <= PART:
-            self._blocks.append(block)
+        if self.file is None and self._size <= IN_MEMORY:
+            self.blocks.append(block)
             return
         if self.file is None:
             self.file = tempfile.TemporaryFile(buffering=0, prefix="fastcas-")  # noqa: SIM115
-            for earlier in self._blocks:
+            for earlier in self.blocks:
                 self._write(earlier)
-            self._blocks.clear()
+            self.blocks.clear()
         self._write(block)
-
-    def content(self) -> bytes:
-        return b"".join(self._blocks)
 
     def _write(self, block: memoryview) -> None:
         try:

@@ -10,6 +10,7 @@ import os
 import re
 import threading
 from collections import namedtuple
+from datetime import timedelta
 
 import obstore.store as stores
 from obstore.exceptions import BaseError
@@ -30,6 +31,8 @@ UNSAFE_INDEX = "unsafe_index"
 
 # A whole body may take long; a connection that gives nothing for a minute is dead.
 _CLIENT = {"timeout": "24h", "read_timeout": "60s", "connect_timeout": "10s"}
+# A server that isn't there is told after some seconds.
+_RETRY = {"max_retries": 10, "retry_timeout": timedelta(seconds=60)}
 
 # Parts of names of settings, in upper case, whose values must not be seen.
 _SECRET = ("SECRET", "TOKEN", "PASSWORD", "SAS", "KEY", "CREDENTIAL", "ACCOUNT_BASE64")
@@ -78,7 +81,7 @@ def connect(location: Location, config: Mapping[str, Any]) -> Any:
             return _memory.setdefault(location.bucket, stores.MemoryStore())
     settings = {key: value for key, value in config.items() if key != UNSAFE_INDEX}
     client = {**_CLIENT, **settings.pop("client_options", {})}
-    retry = settings.pop("retry_config", None)
+    retry = {**_RETRY, **settings.pop("retry_config", {})}
     endpoint = find_endpoint(location, settings)
     if endpoint is not None and endpoint.startswith("http://"):
         client.setdefault("allow_http", True)  # somebody has written it so
@@ -144,5 +147,5 @@ def explain(error: BaseException) -> str:
     """What the server says, or else the client, without the structure that it appends."""
     code, message = error_code(error), _MESSAGE.search(str(error))
     if code is None:
-        return str(error).partition("\n")[0]
+        return re.sub(r"^Generic \w+ error: ", "", str(error).partition("\n")[0])
     return f"{code}: {message[1]}" if message else code

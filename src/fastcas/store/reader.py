@@ -11,6 +11,7 @@ from fastcas import _core
 from fastcas.errors import NotExistError
 from fastcas.reader import BlobReader
 from fastcas.store.bucket import Lost, Missing
+from fastcas.store.sweep import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,12 +34,11 @@ class ObjectReader(BlobReader):
     NotExistError. A connection that breaks is taken up again where it broke, if the object is the same.
     """
 
-    __slots__ = ("_bucket", "_etag", "_first", "_key", "_open")
+    __slots__ = ("_bucket", "_etag", "_first", "_open")
 
-    def __init__(self, bucket: Bucket, key: str, found: Any, digest: Digest) -> None:
+    def __init__(self, bucket: Bucket, digest: Digest, found: Any) -> None:
         super().__init__(digest, found.meta["size"])
         self._bucket = bucket
-        self._key = key
         self._etag = found.meta["e_tag"]
         self._first = found  # the answer that the blob was found by, for the first stream
         self._open = True
@@ -48,12 +48,13 @@ class ObjectReader(BlobReader):
         """Whether ``close`` was called."""
         return not self._open
 
-    def copy_to(self, bucket: Bucket, key: str) -> bool:
+    def copy_to(self, bucket: Bucket) -> bool:
         """Has the server copy the blob, unverified, within its bucket; False where it can't."""
         if not bucket.is_same(self._bucket):
             return False
         try:
-            bucket.copy(self._bucket.location, self._key, key)
+            key = key_of(self.digest)
+            bucket.copy(self._bucket.location, key, key)
             return bool(bucket.head(key)["size"] == self.size)
         except (OSError, Missing):
             return False  # whatever it was, sending the bytes meets it too, or not
@@ -66,21 +67,20 @@ class ObjectReader(BlobReader):
         self._open = False
 
     def _verify_small(self) -> bytes:
-        stream = self._new_stream()
-        data = stream.read()
-        stream.close()
-        return data
+        return read_whole(self._body())
 
     def _new_stream(self) -> ObjectStream:
+        return ObjectStream(self._body())
+
+    def _body(self) -> Body:
         found, self._first = self._first, None
-        body = Body(self._bucket, self._key, self.digest, self._etag, self.size, found)
-        return ObjectStream(body, self.digest, self.size)
+        return Body(self._bucket, self.digest, self.size, self._etag, found)
 
     def _read_at(self, view: memoryview, position: int) -> int:
         try:
-            data = self._bucket.get_range(self._key, position, len(view))
+            data = self._bucket.get_range(key_of(self.digest), position, len(view))
         except Missing:
-            raise gone(self._bucket, self._key, self.digest) from None
+            raise gone(self._bucket, self.digest) from None
         view[: len(data)] = data
         return len(data)
 
@@ -88,24 +88,34 @@ class ObjectReader(BlobReader):
         pass  # the bucket has
 
 
-def gone(bucket: Bucket, key: str, digest: Digest) -> NotExistError:
+def gone(bucket: Bucket, digest: Digest) -> NotExistError:
     """What a reader raises whose object isn't there any more, or is another."""
     message = f"{digest}: removed, or stored anew, while it was read"
-    return NotExistError(message, digest=digest, path=bucket.location.join(key))
+    return NotExistError(message, digest=digest, path=bucket.location.join(key_of(digest)))
 
 
 class Body:
-    """The bytes of an object from its beginning, in chunks, over as many connections as it takes."""
+    """The bytes of an object from its beginning, in chunks, over as many connections as it takes.
 
-    def __init__(
-        self, bucket: Bucket, key: str, digest: Digest, etag: str | None, size: int, found: Any
-    ) -> None:
+    ``found`` is the answer that it begins with, or None: then it is asked for.
+    """
+
+    def __init__(self, bucket: Bucket, digest: Digest, size: int, etag: str | None, found: Any) -> None:
+        self.digest = digest
+        self.size = size
         self._bucket = bucket
-        self._key = key
-        self._digest = digest
+        self._key = key_of(digest)
         self._etag = etag
-        self._size = size
         self._found = found
+
+    def read(self) -> bytes:
+        """All of it; shorter or longer than it must be where the object is."""
+        found, self._found = self._found or self._ask(0), None
+        try:
+            data = self._bucket.run(self._key, lambda: bytes(found.bytes()))
+        except OSError:
+            data = b""
+        return data if len(data) == self.size else b"".join(self)
 
     def __iter__(self) -> Iterator[bytes]:
         position = failures = 0
@@ -121,13 +131,13 @@ class Body:
                         position += len(chunk)
                         failures = 0
                         yield chunk
-                if position >= self._size:
+                if position >= self.size:
                     return
                 failures += 1  # it ended early, without an error
                 if failures == _ATTEMPTS:
                     return
             except (Missing, Lost):
-                raise gone(self._bucket, self._key, self._digest) from None
+                raise gone(self._bucket, self.digest) from None
             except OSError:
                 failures += 1
                 if failures == _ATTEMPTS:
@@ -139,11 +149,24 @@ class Body:
         if position == 0:
             same = {} if self._etag is None else {"if_match": self._etag}
             return self._bucket.get(self._key, **same)
-        if position >= self._size:
+        if position >= self.size:
             return None
         if self._etag is None:  # nothing says that the rest is of the same object: its digest will
             return self._bucket.get(self._key, range={"offset": position})
         return self._bucket.get(self._key, range={"offset": position}, if_match=self._etag)
+
+
+def read_whole(body: Body) -> bytes:
+    """All of a small blob, in one piece and verified, or _core.VerifyError."""
+    data = body.read()
+    if len(data) != body.size:
+        kind = "long" if len(data) > body.size else "short"
+        raise _core.VerifyError(kind, len(data), body.size)
+    digester = _core.Digester(body.digest.algorithm)
+    digester.update(data)
+    if (found := digester.hexdigest()) != body.digest.encoded:
+        raise _core.VerifyError("mismatch", found, len(data))
+    return data
 
 
 class ObjectStream:
@@ -153,11 +176,10 @@ class ObjectStream:
     and digest were found right.
     """
 
-    def __init__(self, body: Body, digest: Digest, size: int) -> None:
+    def __init__(self, body: Body) -> None:
         self.verified = False
         self._body = body
-        self._digest = digest
-        self._size = size
+        self._size = body.size
         self._chunks: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
         self._rest = memoryview(b"")
         self._taken = 0  # bytes
@@ -256,7 +278,7 @@ class ObjectStream:
         return False
 
     def _verified_chunks(self) -> Iterator[bytes]:
-        digester = _core.Digester(self._digest.algorithm)
+        digester = _core.Digester(self._body.digest.algorithm)
         held = b""
         size = 0
         for chunk in self._body:
@@ -269,7 +291,7 @@ class ObjectStream:
             held = chunk
         if size < self._size:
             raise _core.VerifyError("short", size, self._size)
-        if (found := digester.hexdigest()) != self._digest.encoded:
+        if (found := digester.hexdigest()) != self._body.digest.encoded:
             raise _core.VerifyError("mismatch", found, size)
         if held:
             yield held

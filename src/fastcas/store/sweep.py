@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -98,6 +99,7 @@ class Sweeps:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._clock = Clock(bucket)
+        self._turn = threading.Lock()
         self._looked = -LOOK_AGAIN
         self._seen = False
 
@@ -130,12 +132,14 @@ class Sweeps:
                 raise NotExistError(message, digest=digest, path=url)
 
     def _is_any(self) -> bool:
-        now = time.monotonic()
-        if now - self._looked >= LOOK_AGAIN:
-            # The look is as old as its beginning.
-            self._seen = next(self._bucket.list(_SWEEPS), None) is not None
-            self._looked = now
-        return self._seen
+        if time.monotonic() - self._looked < LOOK_AGAIN:
+            return self._seen
+        with self._turn:  # one looks for all
+            now = time.monotonic()
+            if now - self._looked >= LOOK_AGAIN:
+                self._seen = next(self._bucket.list(_SWEEPS), None) is not None
+                self._looked = now  # the look is as old as its beginning
+            return self._seen
 
     def _is_in_a_step(self, digest: Digest) -> bool:
         for page in self._bucket.list(_SWEEPS):

@@ -1,4 +1,4 @@
-"""Many puts at once: whatever can be taken later goes to threads, the rest is put in its turn."""
+"""Many puts at once: what can be taken later goes to threads, the rest is put in its turn."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from collections import deque
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 
-from fastcas.store.bucket import AT_ONCE
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import ThreadPoolExecutor
     from typing import TypeVar
 
     from fastcas.contract import Progress
-    from fastcas.store.bucket import Bucket
 
     T = TypeVar("T")
 
 # So many sources wait at the most, and, of those in memory, so many bytes.
-_WAITING = 2 * AT_ONCE
+_WAITING = 64
 _WAITING_BYTES = 64 << 20
 
 _TELL = 0.1  # seconds
 
 
 class Many:
-    """One call that puts many. ``progress`` is called by the thread that called."""
+    """One call that puts many on the threads of ``pool``. ``progress`` is called by the thread that
+    called, with the bytes of all."""
 
-    def __init__(self, bucket: Bucket, progress: Progress | None) -> None:
-        self._bucket = bucket
+    def __init__(self, pool: ThreadPoolExecutor, progress: Progress | None) -> None:
+        self._pool = pool
         self._progress = progress
         self._lock = threading.Lock()
         self._done = 0
@@ -58,7 +57,7 @@ class Many:
         try:
             for item in items:
                 if is_for_later(item):
-                    future = self._bucket.pool.submit(put, item, self._watch())
+                    future = self._pool.submit(put, item, self._watch())
                 else:
                     future = Future()
                     try:
