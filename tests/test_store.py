@@ -131,6 +131,28 @@ def test_missing_credentials_are_told(store, monkeypatch):
         store.get_index()
 
 
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("NoSuchKey", NotExistError),
+        ("BlobNotFound", NotExistError),  # Azure's
+        ("ContainerNotFound", NotExistError),
+        ("InvalidAccessKeyId", PermissionError),
+    ],
+)
+def test_what_a_server_says_that_finds_nothing(store, monkeypatch, code, kind):
+    def get(*_, **__):
+        raise FileNotFoundError(
+            f"404: <Error><Code>{code}</Code><Message>Some words.</Message></Error>"
+        )
+
+    monkeypatch.setattr(requests.obstore, "get", get)
+    with pytest.raises(kind) as caught:
+        store.get_blob(digest_of(b"x"))
+    if code == "ContainerNotFound":
+        assert "no such bucket" in str(caught.value)
+
+
 def test_an_engine_pickles_without_secrets(url, monkeypatch):
     with fastcas.create(url) as engine:
         engine.put_blob(b"x")

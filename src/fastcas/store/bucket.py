@@ -221,9 +221,10 @@ class Bucket:
         try:
             return request()
         except FileNotFoundError as error:
-            if (code := error_code(error)) in (None, "NoSuchKey"):
-                raise Missing(key) from None
-            raise self._refusal(error, code, key) from None
+            code = error_code(error)
+            if code in _NO_BUCKET or code in _NO_RIGHTS:
+                raise self._refusal(error, code, key) from None
+            raise Missing(key) from None
         except (exceptions.PreconditionError, exceptions.AlreadyExistsError):
             raise Lost(key) from None
         except exceptions.BaseError as error:
