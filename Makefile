@@ -16,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install -q
 INSTALL_PINS := $(INSTALL) --require-hashes --only-binary :all: -r
 NOBODY := setpriv --reuid=65534 --regid=65534 --clear-groups
 
-.PHONY: help demo build test test-all test-user test-arm test-neighbours gates soak bench bench-smoke bench-guard bench-guard-proof bench-peers bench-whole lint pins annotate clean
+.PHONY: help demo build test test-all test-user test-arm test-neighbours test-objectstore gates soak bench bench-smoke bench-guard bench-guard-proof bench-peers bench-whole bench-objectstore lint pins annotate clean
 
 help:
 	@echo 'make demo         store and read back a real image, with rates'
@@ -25,6 +25,7 @@ help:
 	@echo 'make test-all     the tests on every Python 3.10 to 3.13 found'
 	@echo 'make test-user    as root: the tests as a user without rights, in a copy'
 	@echo 'make test-neighbours  as root: beside umoci, skopeo, crane and others, which it installs'
+	@echo 'make test-objectstore  on a server of the S3 protocol, which it installs (Go), starts and stops'
 	@echo 'make test-arm     the ARM kernel, emulated (gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)'
 	@echo 'make gates        crashes, kills and faults, short; ARGS="A C" for some (tests/gates)'
 	@echo 'make soak         the same, long; its results go into docs/guarantees.md'
@@ -33,6 +34,7 @@ help:
 	@echo 'make bench-guard-proof  that each of them fails when the code is made slower'
 	@echo 'make bench-peers  beside umoci, containerd, oras-go, ggcr (need Go), cacache (Rust), hashfs, dvc-data'
 	@echo 'make bench-whole  whole images by whole programs, threads, a million blobs'
+	@echo 'make bench-objectstore  on an S3 server (needs Go) beside boto3, s3fs and obstore; ARGS=--smoke'
 	@echo 'make lint         ruff, mypy, stubtest, cython-lint, codespell'
 	@echo 'make pins         the versions and hashes that CI installs, after pyproject.toml; ARGS=--upgrade'
 	@echo 'make annotate     what Cython made of the core: build/annotate/_core.html'
@@ -93,6 +95,11 @@ test-neighbours: build $(VENV)/.extra-test
 	tests/neighbours/install.sh
 	$(BIN)/python -m pytest tests/neighbours $(ARGS)
 
+# The object-store engine on versitygw, and behind a proxy that does it harm. Needs Go and, for the first time, a network.
+test-objectstore: build $(VENV)/.extra-test
+	tests/objectstore/install.sh
+	$(BIN)/python -m pytest tests/objectstore $(ARGS)
+
 test-arm: build $(VENV)/.extra-test
 	FASTCAS_TEST_CC=aarch64-linux-gnu-gcc FASTCAS_TEST_RUN='qemu-aarch64 -L /usr/aarch64-linux-gnu' \
 	  $(BIN)/python -m pytest tests/test_lanes.py -k pieces_of_any_size $(ARGS)
@@ -128,6 +135,11 @@ bench-whole: build $(VENV)/.extra-bench
 	$(BIN)/python bench/images.py
 	$(BIN)/python bench/threads.py
 	$(BIN)/python bench/scale.py
+
+# A server of its own on loopback. ARGS=--smoke: small, to see that everything runs.
+bench-objectstore: build $(VENV)/.extra-bench-objectstore
+	tests/objectstore/install.sh
+	$(BIN)/python bench/object_store.py $(ARGS)
 
 lint: build $(VENV)/.extra-dev
 	$(BIN)/ruff check .

@@ -50,7 +50,6 @@ def find(name: str) -> str | None:
 
 def make_image(root: Path, size: int) -> None:
     """An image called `v1` with layers of random bytes, which gzip only frames."""
-    generator = random.Random(1)
     with fastcas.create(root, durability="none") as cas:
         layers = []
         for number in range(LAYERS):
@@ -58,7 +57,7 @@ def make_image(root: Path, size: int) -> None:
             with tarfile.open(path, "w") as archive:
                 member = tarfile.TarInfo(f"file{number}")
                 member.size = size // LAYERS
-                archive.addfile(member, BytesIO(generator.randbytes(member.size)))
+                archive.addfile(member, BytesIO(bed.random_bytes(member.size, number)))
             layer = fastcas.build_image(cas, [path], compress="gzip", level=1)
             layers += cas.read_descriptor(layer).data.layers
             path.unlink()
@@ -73,7 +72,7 @@ def make_folder(root: Path, size: int) -> None:
 
     def content(length: int, number: int) -> bytes:
         if number % 2:
-            return generator.randbytes(length)
+            return bed.random_bytes(length, number)
         text = b"".join(generator.choices(words, k=min(length, 1 << 20) // 8 + 1))
         return (text * (length // len(text) + 1))[:length]
 
@@ -250,8 +249,9 @@ def table(records: list[dict]) -> str:
         low, middle, high = (f"{r[key]:.{digits}f}" for key in ("least", "median", "most"))
         ratio = "-" if r["of_fastcas"] is None else f"{r['of_fastcas']:.2f}"
         rate = f"{r['size'] / r['median'] / 1e9:.2f}" if r["size"] else "-"
+        program = r["program"].replace("|", r"\|")
         lines.append(
-            f"| {r['benchmark']} | {r['filesystem']} | {r['program']} | {r['promises']} "
+            f"| {r['benchmark']} | {r['filesystem']} | {program} | {r['promises']} "
             f"| {middle} ({low}-{high}) | {ratio} | {rate} |"
         )
     return "\n".join(lines)

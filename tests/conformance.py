@@ -662,7 +662,11 @@ def check_reader_is_a_file(store):
             assert reader.readable()
             assert reader.seekable()
             assert not reader.writable()
-            assert os.fstat(reader.fileno()).st_size == size
+            if "descriptors" in cas.capabilities:
+                assert os.fstat(reader.fileno()).st_size == size
+            else:
+                with pytest.raises(io.UnsupportedOperation):
+                    reader.fileno()
             buffer = bytearray(100_000)
             pieces = []
             while count := reader.readinto(buffer):
@@ -893,9 +897,10 @@ def check_put_copy(store):
             digest, _ = cas.put_blob(content, algorithm=algorithm)
             with cas.get_blob(digest) as blob:
                 assert cas.put_copy(blob) in (("exists", size), ("copy", size))
-                cas.delete_blob(digest)  # the reader has it still
-                blob.seek(0)
-                assert cas.put_copy(blob).method in ("copy", "reflink")
+                if "outlives" in cas.capabilities:
+                    cas.delete_blob(digest)  # the reader has it still
+                    blob.seek(0)
+                    assert cas.put_copy(blob).method in ("copy", "reflink")
                 assert not blob.closed
             assert cas.read_blob(digest) == content
         contents = [noise(size, size) for size in (10, 70_000, (1 << 20) + 1)]
@@ -905,10 +910,11 @@ def check_put_copy(store):
         assert [copy.size for copy in copied] == [len(content) for content in contents]
         assert {copy.method for copy in copied} <= {"exists", "copy"}
         assert all(total is None for _, total in calls)
-        for blob in blobs:
-            cas.delete_blob(blob.digest)
-            blob.seek(0)
-        assert {copy.method for copy in cas.put_copies(blobs)} <= {"copy", "reflink"}
+        if "outlives" in cas.capabilities:
+            for blob in blobs:
+                cas.delete_blob(blob.digest)
+                blob.seek(0)
+            assert {copy.method for copy in cas.put_copies(blobs)} <= {"copy", "reflink"}
         for blob, content in zip(blobs, contents, strict=True):
             assert cas.read_blob(blob.digest) == content
             blob.close()
@@ -1278,7 +1284,8 @@ def check_sweep(store):
         cas.update_reference("v1", descriptor_of())
         assert cas.sweep_blobs(old, **sweep) == ([], old)
         cas.delete_reference("v1")
-        swept = cas.sweep_blobs(old, **{**sweep, "index": cas.get_index()})
+        with cas.announce_sweep():
+            swept = cas.sweep_blobs(old, **{**sweep, "index": cas.get_index()})
         assert [blob.digest for blob in swept.removed] == old[2:4]
         assert set(cas) == {old[4], new}
 
@@ -1301,7 +1308,8 @@ def check_scrub(store):
         # An engine that can't look at many at once says so; one that can tells what is right.
         for quick in (False, True):
             means = cas.check_blobs(list(cas), quick=quick, threads=2)
-            assert means is None or set(means) == ({"digest", "checksum"} if quick else {"digest"})
+            checksums = quick and "checksums" in cas.capabilities
+            assert means is None or set(means) == ({"digest", "checksum"} if checksums else {"digest"})
         layer = max(digests, key=lambda digest: cas.stat_blob(digest).size)
         content = cas.read_blob(layer)
         # So does one that can't read many at once; wrong ones are left to read_blob.

@@ -168,6 +168,8 @@ class OracleReader(io.RawIOBase):
 
 
 class OracleEngine(Engine):
+    capabilities = frozenset({"checksums", "descriptors", "outlives"})
+
     def __init__(self, path: Path):
         self._root = Path(path).absolute()
         self._closed = False

@@ -6,12 +6,14 @@ import ast
 import uuid
 from pathlib import Path
 
+import obstore
 import pytest
 
 import conformance
 import fastcas
 from fastcas.digest import Digest
 from fastcas.engine import Engine
+from fastcas.store.location import connect, parse
 from oracle import OracleEngine
 from test_cases import own_names
 
@@ -31,6 +33,9 @@ class Store:
         temporary = self.path / uuid.uuid4().hex
         temporary.write_bytes(content)
         temporary.replace(place)
+
+    def own_names(self):
+        return own_names(self.layout)
 
 
 class OracleStore(Store):
@@ -53,6 +58,36 @@ class DirStore(Store):
         return fastcas.open(self.layout, durability=self.durability)
 
 
+# The client's threads, and their descriptors, stay for as long as the process lives.
+obstore.put(connect(parse("memory://warm"), {}), "x", b"")
+
+
+class MemoryStore:
+    """A bucket in this process's memory."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.url = f"memory://{uuid.uuid4().hex}/some/where"
+
+    def create(self):
+        return fastcas.create(self.url)
+
+    def open(self):
+        return fastcas.open(self.url)
+
+    def plant(self, digest, content):
+        digest = Digest(digest)
+        key = f"some/where/blobs/{digest.algorithm}/{digest.encoded}"
+        obstore.put(connect(parse(self.url), {}), key, content)
+
+    def own_names(self):
+        """All but the layout, what is known of the server, and marks."""
+        found = obstore.list(connect(parse(self.url), {})).collect()
+        names = {meta["path"].removeprefix("some/where/") for meta in found}
+        known = {"oci-layout", "index.json", ".fastcas/conditions.json"}
+        return {n for n in names - known if not n.startswith(("blobs/", ".fastcas/used/"))}
+
+
 # (durability, what the system has): without O_TMPFILE an ingest has a name, without openat2 paths
 # are resolved component by component.
 DIR_STORES = {
@@ -67,10 +102,13 @@ DIR_STORES = {
 }
 
 
-@pytest.fixture(params=["oracle", *DIR_STORES])
+@pytest.fixture(params=["oracle", "memory", *DIR_STORES])
 def store(request, tmp_path, monkeypatch):
     if request.param == "oracle":
         return OracleStore(tmp_path)
+    if request.param == "memory":
+        monkeypatch.setattr("fastcas.store.sweep.WAIT", 0.0)
+        return MemoryStore(tmp_path)
     durability, tmpfile, openat2 = DIR_STORES[request.param]
     if not tmpfile:
         monkeypatch.setattr("fastcas.dir.temp.HAVE_O_TMPFILE", False)
@@ -81,7 +119,7 @@ def store(request, tmp_path, monkeypatch):
 
 def settled(store):
     """Nothing of ours lies about: the names of a layout, the lock file, and the checksums."""
-    assert own_names(store.layout) == set()
+    assert store.own_names() == set()
 
 
 @pytest.mark.parametrize("name", sorted(conformance.CHECKS))
@@ -91,7 +129,7 @@ def test_conformance(store, name):
 
 
 # A source knows nothing of how paths are resolved or directories synced.
-@pytest.mark.parametrize("store", ["oracle", "full", "none", "named-temp"], indirect=True)
+@pytest.mark.parametrize("store", ["oracle", "memory", "full", "none", "named-temp"], indirect=True)
 @pytest.mark.parametrize("kind", sorted(conformance.SOURCES))
 def test_source(store, kind):
     conformance.check_source(store, kind)

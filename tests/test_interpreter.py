@@ -161,4 +161,8 @@ def test_one_interpreter_of_a_process_has_fastcas(layout, kind):
 
 @pytest.mark.skipif(not find_spec("_xxsubinterpreters"), reason="this Python can't make interpreters")
 def test_the_first_interpreter_may_be_another(layout):
-    assert in_interpreters(layout, "legacy", "main", "legacy") == ["right", "ImportError", "ImportError"]
+    assert in_interpreters(layout, "legacy", "main", "legacy") == [
+        "right",
+        "ImportError",
+        "ImportError",
+    ]

@@ -110,7 +110,8 @@ def wanted(extra: str) -> list[Requirement]:
     while left:
         requirement = Requirement(left.pop())
         if requirement.name == "fastcas":
-            left += [one for name in requirement.extras for one in about["optional-dependencies"][name]]
+            extras = about["optional-dependencies"]
+            left += [one for name in requirement.extras for one in extras[name]]
         else:
             found.append(requirement)
     return found

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import fastcas
-from fastcas import BlobReader, Digest, _core
+from fastcas import Digest, _core
+from fastcas.dir.reader import FileReader
 from fastcas.errors import ClosedError, CorruptError, DigestMismatchError
 
 CONTENT = bytes(range(256)) * 1200  # more than a slot
@@ -238,7 +239,7 @@ def test_a_small_blob_read_at_one_go(cas, size):
 @pytest.mark.parametrize("size", [5, 100_000, 5_000_000])
 def test_an_error_of_the_disk_names_the_blob(tmp_path, size):
     directory = _core.open_path(tmp_path, os.O_RDONLY)  # reading it fails
-    with BlobReader(directory, Digest("sha256:" + "0" * 64), size) as blob:
+    with FileReader(directory, Digest("sha256:" + "0" * 64), size) as blob:
         with pytest.raises(IsADirectoryError) as caught:
             blob.read()
         assert caught.value.filename == "blobs/sha256/" + "0" * 64

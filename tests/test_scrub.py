@@ -397,7 +397,7 @@ def test_a_note_that_can_t_be_written_leaves_nothing(cas, layout, target, monkey
         os.write(fd, content[:5])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(quarantine_room, "write_all", fail)
+    monkeypatch.setattr("fastcas.files.write_all", fail)
     with pytest.raises(OSError, match="space"):
         cas.scrub(quarantine=target)
     assert os.listdir(target) == []
@@ -408,13 +408,13 @@ def test_a_blob_healed_before_it_is_moved_stays(cas, layout, target, monkeypatch
     content = noise(2 << 20)
     digest, _ = cas.put_blob(content)
     plant(layout, digest, b"wrong")
-    real = quarantine_room.Quarantine._write_note
+    real = quarantine_room.take_name
 
-    def heal(self, *arguments):
+    def heal(*arguments, **more):
         cas.put_blob(content)
-        return real(self, *arguments)
+        return real(*arguments, **more)
 
-    monkeypatch.setattr(quarantine_room.Quarantine, "_write_note", heal)
+    monkeypatch.setattr(quarantine_room, "take_name", heal)
     cas.scrub(quarantine=target)
     assert cas.read_blob(digest) == content
     assert os.listdir(target) == []

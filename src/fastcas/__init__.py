@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from fastcas import _core
 from fastcas.digest import Digest
+from fastcas.dir.durability import check_level
 from fastcas.dir.engine import DirEngine
-from fastcas.dir.reader import BlobReader
 from fastcas.engine import Engine
 from fastcas.errors import (
     ClobberError,
@@ -31,6 +31,8 @@ from fastcas.errors import (
     UnknownTypeError,
     UnsupportedError,
 )
+from fastcas.layout import is_url
+from fastcas.reader import BlobReader
 from fastcas.results import (
     BlobInfo,
     CompressedPutResult,
@@ -45,6 +47,7 @@ from fastcas.results import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
     from typing import Any
 
     from fastcas.image.archive import export_archive, import_archive
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from fastcas.image.layer import Layer, put_layer
     from fastcas.image.parse import register_parser
     from fastcas.model import Descriptor, Index, Manifest, Platform
+    from fastcas.store.engine import StoreEngine, probe
 
 __all__ = [
     "BlobInfo",
@@ -85,6 +89,7 @@ __all__ = [
     "PutResult",
     "ScrubReport",
     "SizeMismatchError",
+    "StoreEngine",
     "UnknownAlgorithmError",
     "UnknownTypeError",
     "UnsupportedError",
@@ -99,6 +104,7 @@ __all__ = [
     "export_archive",
     "import_archive",
     "open",
+    "probe",
     "put_layer",
     "register_parser",
 ]
@@ -118,6 +124,7 @@ _LAZY = {
     "copy_image": "fastcas.image.copy",
     "copy_images": "fastcas.image.copy",
     "register_parser": "fastcas.image.parse",
+    **dict.fromkeys(("StoreEngine", "probe"), "fastcas.store.engine"),
 }
 
 
@@ -133,17 +140,30 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
 
 
-def create(path: str | os.PathLike[str], *, durability: str = "full") -> DirEngine:
+def create(
+    path: str | os.PathLike[str],
+    *,
+    durability: str = "full",
+    config: Mapping[str, Any] | None = None,
+) -> Engine:
     """Makes an empty OCI image layout at ``path`` and opens it; parents are made.
 
-    ``durability`` as for ``open``; unless it is "none", the new layout survives power loss.
-    Raises ClobberError where anything is at ``path``, be it an empty directory.
-    Source: OCI image-spec, image-layout.md.
+    ``path`` and ``config`` as for ``open``, and ``durability``: unless it is "none", the new layout
+    survives power loss. Raises ClobberError where anything is at ``path``, be it an empty directory; of
+    a URL, where a layout is. Source: OCI image-spec, image-layout.md.
     """
-    return DirEngine.create(path, durability=durability)
+    engine = _store_engine(path, durability, config)
+    if engine is None:
+        return DirEngine.create(path, durability=durability)
+    return engine.create(str(path), config)
 
 
-def open(path: str | os.PathLike[str], *, durability: str = "full") -> DirEngine:
+def open(
+    path: str | os.PathLike[str],
+    *,
+    durability: str = "full",
+    config: Mapping[str, Any] | None = None,
+) -> Engine:
     """Opens the OCI image layout at ``path``; writes nothing, so that a read-only one opens.
 
     ``durability`` says what a put, and everything else that changes the layout, waits for:
@@ -159,7 +179,40 @@ def open(path: str | os.PathLike[str], *, durability: str = "full") -> DirEngine
       unless Linux is 5.8 or newer and the filesystem ext4, xfs, btrfs, f2fs or tmpfs.
     - "none": nothing is synced. After power loss a blob put lately may be missing or damaged.
 
-    Raises NotExistError where there is no such path; InvalidError where it is no layout: no
-    ``oci-layout`` of version 1.0.0, no ``blobs`` directory, no regular file ``index.json``.
+    ``path`` may be the URL of an object store, as a str: ``s3://BUCKET/PREFIX``, ``az://``, ``gs://``,
+    or ``memory://NAME`` for as long as this process lives. Credentials and endpoint come from the
+    environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, AZURE_STORAGE_ACCOUNT_NAME, …), and from
+    ``config``: the keys of ``obstore``'s stores, ``client_options``, ``retry_config``, and
+    ``unsafe_index``. What a put has returned of is as durable as the store makes it, at any
+    ``durability``. The engine is a StoreEngine then; UnsupportedError without ``obstore``.
+
+    Raises NotExistError where there is no such path, layout or bucket; InvalidError where it is no
+    layout: no ``oci-layout`` of version 1.0.0, no ``blobs`` directory, no regular file
+    ``index.json``, and for a URL or config that can't be; PermissionError for credentials that the
+    server refuses.
     """
-    return DirEngine.open(path, durability=durability)
+    engine = _store_engine(path, durability, config)
+    if engine is None:
+        return DirEngine.open(path, durability=durability)
+    return engine.open(str(path), config)
+
+
+def _store_engine(
+    path: Any, durability: str, config: Mapping[str, Any] | None
+) -> type[StoreEngine] | None:
+    """The class of the engine for a URL; None for a directory."""
+    if not is_url(path):
+        if config is not None:
+            raise InvalidError("config goes with the URL of an object store")
+        return None
+    check_level(durability, None)
+    try:
+        from fastcas.store.engine import StoreEngine
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "obstore":
+            raise
+        raise UnsupportedError(
+            f"{path.partition(':')[0]}:// needs a package that isn't installed: "
+            "pip install 'fastcas[objectstore]'"
+        ) from error
+    return StoreEngine

@@ -35,6 +35,7 @@ SECTIONS = (
             "gc": "Remove what nothing in the index leads to.",
             "scrub": "Digest everything again; is it all there?",
             "clean": "Remove what interrupted writers left.",
+            "probe": "Can an object store be trusted with an index?",
         },
     ),
     (
@@ -202,6 +203,7 @@ def describe(error: Exception) -> str:
 def main() -> None:
     """A content-addressable store for OCI image layouts: fast, durable, verified.
 
-    LAYOUT is the directory of an image layout, `-` standard input or output. NAME is a reference, a
-    digest or the first seven or more digits of one. COMMAND --help says more.
+    LAYOUT is the directory of an image layout, or the URL of one: s3://BUCKET/PREFIX, az://, gs://.
+    `-` is standard input or output. NAME is a reference, a digest or the first seven or more digits
+    of one. COMMAND --help says more.
     """

@@ -13,16 +13,25 @@ from fastcas.errors import InvalidError, NotExistError, UnsupportedError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Any
 
     from typing_extensions import Self
 
-    from fastcas.dir.reader import BlobReader
     from fastcas.model import Index
+    from fastcas.reader import BlobReader
     from fastcas.results import BlobInfo, PutResult, StoredBlob, Swept
 
     Progress = Callable[[int, int | None], object]
+
+
+class _NothingToSay:
+    def __enter__(self) -> object:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def _lacks(engine: Contract, method: str) -> UnsupportedError:
@@ -36,8 +45,14 @@ class Contract(ABC):
     (InvalidError). Every method raises ClosedError after ``close``, and OSError, with errno and
     file name, for what the system refuses. ``progress`` is called as ``progress(done, total)``
     about once a MiB, with bytes; total is None where it isn't known. Engines are context managers,
-    thread-safe, safe to use in a forked child, and picklable.
+    thread-safe and picklable; ``capabilities`` says in what else they differ.
     """
+
+    #: What an engine has beyond what every one must: "checksums" (recorded by puts, for quick scrub),
+    #: "descriptors" (readers have ``fileno``), "files" (what is no blob can stand in a blob's place),
+    #: "fork" (a forked child may use it), "locks" (nobody comes between in an update of the index,
+    #: whose function is called once), "outlives" (a reader goes on when its blob is removed).
+    capabilities: frozenset[str] = frozenset()
 
     @property
     @abstractmethod
@@ -133,7 +148,8 @@ class Contract(ABC):
 
         Nobody else's ``update_index`` or ``put_index`` comes between, in any process. ``function``
         returns None to leave the index as it is; what it raises is raised, and nothing is written.
-        It may be called again where a program that doesn't lock changed the index meanwhile. It may
+        It may be called again where a program that doesn't lock changed the index meanwhile, and, of an
+        engine without "locks", where anybody did: it must do no harm the second time. It may
         use this engine from its own thread to put and get, not to change the index (InvalidError).
 
         Returns the index as it is then; durable like after ``put_index``, and so is every blob that was
@@ -199,6 +215,11 @@ class Contract(ABC):
         blobs, and what is no blob by its name or kind. Opens none of it. Blobs whose digests are in
         ``known`` are left out, without a look at their sizes and times."""
         raise _lacks(self, "scan_blobs")
+
+    def announce_sweep(self) -> AbstractContextManager[object]:
+        """A context in which ``sweep_blobs`` is called, perhaps several times: an engine without a lock
+        tells other writers of it beforehand, and waits until they know."""
+        return _NothingToSay()
 
     def sweep_blobs(
         self,

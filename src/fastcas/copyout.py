@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 
 from fastcas import _core
 from fastcas.errors import DigestMismatchError, SizeMismatchError
-from fastcas.modes import open_to_others
+from fastcas.files import open_to_others
 from fastcas.results import CopyResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastcas.dir.reader import BlobReader
     from fastcas.engine import Engine
+    from fastcas.reader import BlobReader
 
 _AT_FDCWD = -100
 _POUR_SIZE = 1 << 20
@@ -100,10 +101,13 @@ def _copy_to(
 
 
 def _link(blob: BlobReader, temp: str, verify: bool) -> bool:
+    source = _descriptor(blob)
+    if source is None:
+        return False
     if verify:
         blob.verify()
     try:
-        _core.link_fd(blob.fileno(), _AT_FDCWD, os.fsencode(temp))
+        _core.link_fd(source, _AT_FDCWD, os.fsencode(temp))
     except OSError as error:
         if error.errno in _NO_HARD_LINK:
             return False
@@ -118,14 +122,18 @@ def _fill(
     progress: Callable[[int, int | None], object] | None,
     first: str,
 ) -> str:
+    source = _descriptor(blob)
+    if source is None:
+        _pour(blob, fd, progress)  # verified while it is read
+        return "copy"
     if not verify:
         try:
-            return _core.copy_fd(blob.fileno(), fd, blob.size, first=first, progress=progress)[0]
+            return _core.copy_fd(source, fd, blob.size, first=first, progress=progress)[0]
         except _core.VerifyError as error:
             raise _wrong_size(blob, error.actual) from None
     sink = _core.Sink(fd, blob.digest.algorithm, expected=blob.size, limit=blob.size, progress=progress)
     try:
-        sink.copy_from_fd(blob.fileno())
+        sink.copy_from_fd(source)
         encoded, size = sink.finish()
     except _core.LimitError:
         raise _wrong_size(blob, sink.size) from None
@@ -144,8 +152,16 @@ def _fill(
     return "copy"
 
 
+def _descriptor(blob: BlobReader) -> int | None:
+    """That of the blob's file; None where it isn't one."""
+    try:
+        return blob.fileno()
+    except io.UnsupportedOperation:
+        return None
+
+
 def _pour(blob: BlobReader, fd: int, progress: Callable[[int, int | None], object] | None) -> None:
-    """Into a device or a pipe, which can't take back what was written: the end only when verified."""
+    """What a reader gives, its end only when it was verified, as a pipe needs it."""
     buffer = memoryview(bytearray(_POUR_SIZE))
     while count := blob.readinto(buffer):
         rest = buffer[:count]

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from fastcas.contract import Progress
     from fastcas.digest import Digest
-    from fastcas.dir.reader import BlobReader
     from fastcas.image.decompress import PlainReader
     from fastcas.image.verified import EmbeddedReader
     from fastcas.model import Descriptor, Platform
+    from fastcas.reader import BlobReader
     from fastcas.results import BlobInfo, GCReport, ParsedBlob, PutResult, ScrubReport
 
 #: What read_blob reads into memory unless told otherwise, in bytes.

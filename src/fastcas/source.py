@@ -23,7 +23,8 @@ class Source:
     """A source that was understood: ``feed(sink)`` puts all of it into a sink.
 
     ``size`` is the number of bytes that it will give, or None where that isn't known beforehand;
-    ``name`` is what messages call it, or None.
+    ``name`` is what messages call it, or None. ``rewind()`` lets it be fed once more; None where
+    that can't be.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class Source:
         size: int | None = None,
         name: Any = None,
         close: Callable[[], None] | None = None,
+        rewind: Callable[[], object] | None = None,
     ) -> None:
         self.feed = feed
         self.size = size
         self.name = name
+        self.rewind = rewind
         self._close = close
 
     def __enter__(self) -> Source:
@@ -81,9 +84,11 @@ def open_source(source: Any) -> Source:
     if socket is not None and kind is socket.socket:
         return _from_socket(source)
     if hasattr(source, "readinto"):
-        return Source(lambda sink: sink.fill(_checked(source.readinto)), name=name)
+        rewind = _rewind_of(source)
+        return Source(lambda sink: sink.fill(_checked(source.readinto)), name=name, rewind=rewind)
     if hasattr(source, "read"):
-        return Source(lambda sink: _feed_reads(sink, source.read), name=name)
+        rewind = _rewind_of(source)
+        return Source(lambda sink: _feed_reads(sink, source.read), name=name, rewind=rewind)
     if hasattr(source, "__iter__") or hasattr(source, "__next__"):
         return Source(lambda sink: _feed_items(sink, source))
     raise TypeError(
@@ -101,10 +106,16 @@ def _from_path(path: os.PathLike[Any]) -> Source:
 def _from_fd(fd: int, name: Any, close: Callable[[], None] | None = None) -> Source:
     facts = os.fstat(fd)
     regular = stat.S_ISREG(facts.st_mode)
-    size = None
-    if regular:
-        size = max(0, facts.st_size - os.lseek(fd, 0, os.SEEK_CUR))
-    return Source(lambda sink: sink.copy_from_fd(fd, polled=not regular), size, name, close)
+    if not regular:
+        return Source(lambda sink: sink.copy_from_fd(fd, polled=True), None, name, close)
+    start = os.lseek(fd, 0, os.SEEK_CUR)
+    return Source(
+        lambda sink: sink.copy_from_fd(fd),
+        max(0, facts.st_size - start),
+        name,
+        close,
+        lambda: os.lseek(fd, start, os.SEEK_SET),
+    )
 
 
 def _from_buffered(file: io.BufferedReader | io.BufferedRandom, name: Any) -> Source:
@@ -132,6 +143,13 @@ def _resume(file: io.BufferedReader | io.BufferedRandom, fd: int) -> None:
     file.seek(position)
 
 
+def _rewind_of(source: Any) -> Callable[[], object] | None:
+    if not (isinstance(source, io.IOBase) and source.seekable()):
+        return None
+    start = source.tell()
+    return lambda: source.seek(start)
+
+
 def _from_socket(socket: Any) -> Source:
     timeout = socket.gettimeout()
     fd = socket.fileno()
@@ -153,7 +171,7 @@ def _feed_unblocked(sink: _core.Sink, fd: int) -> None:
 def _from_buffer(source: Any, view: memoryview) -> Source:
     _check_contiguous(view)
     size = view.nbytes
-    return Source(lambda sink: sink.write(source), size, close=view.release)
+    return Source(lambda sink: sink.write(source), size, close=view.release, rewind=lambda: None)
 
 
 def _check_contiguous(view: memoryview) -> None:

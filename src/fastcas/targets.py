@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from fastcas.layout import is_url
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastcas.engine import Engine
@@ -131,7 +133,12 @@ def document_class(media_type: str) -> type[Manifest | Index] | None:
 
 
 def split_place(text: str) -> tuple[str, str | None]:
-    """PATH[:NAME] in two: names have colons and so may paths; the longest that exists wins."""
+    """PATH[:NAME] in two: names have colons and so may paths; the longest that exists wins. A URL has
+    none behind its scheme's."""
+    if is_url(text):
+        start = text.index("://") + len("://")
+        path, colon, name = text[start:].partition(":")
+        return text[:start] + path, name if colon else None
     if os.path.exists(text):
         return text, None
     end = len(text)
@@ -143,5 +150,5 @@ def split_place(text: str) -> tuple[str, str | None]:
 
 
 def is_layout(path: str) -> bool:
-    """Whether it is a directory that means to be a layout."""
-    return os.path.isdir(path) and os.path.lexists(os.path.join(path, "oci-layout"))
+    """Whether it is a directory that means to be a layout, or the URL of one."""
+    return is_url(path) or (os.path.isdir(path) and os.path.lexists(os.path.join(path, "oci-layout")))

@@ -13,6 +13,7 @@ from fastcas.console import (
     printable,
     standard_input,
 )
+from fastcas.layout import is_url
 from fastcas.targets import as_digest, find_descriptor, find_digest, is_layout, split_place
 
 TYPE_CHECKING = False
@@ -99,8 +100,13 @@ def _open_target(path: str) -> Engine:
     """The layout of that name, made where nothing is. What is put waits for the change of its index."""
     import fastcas
 
-    way = fastcas.open if os.path.lexists(path) else fastcas.create
-    return way(path, durability="batch")
+    if not is_url(path):
+        way = fastcas.open if os.path.lexists(path) else fastcas.create
+        return way(path, durability="batch")
+    try:
+        return fastcas.open(path)
+    except fastcas.NotExistError:
+        return fastcas.create(path)
 
 
 def _is_digest(name: str) -> bool:

@@ -29,17 +29,20 @@ def main() -> int:
     letters = [letter.upper() for letter in options.letters] or [gate.letter for gate in gates]
 
     results = []
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text("")
     for gate in gates:
         if gate.letter not in letters:
             continue
         result = run_gate(gate, soak=options.soak, seed=options.seed, chosen=options.mutant)
         results.append(result)
+        if options.json is not None:  # each as it comes: an end before the end loses none
+            with options.json.open("a") as file:
+                file.write(result.to_json() + "\n")
         print(tables.summary(result), flush=True)
         for violation in result.violations:
             print(f"  violated: {violation}", flush=True)
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text("".join(result.to_json() + "\n" for result in results))
     print("\n" + "\n".join(tables.matrix(results)))
     bad = [r.gate for r in results if not r.passed and (options.all or r.not_run is None)]
     if bad or not results:

@@ -143,7 +143,7 @@ class LayoutMachine(EngineMachine):
     def put_what_waits(self, size, then):
         """At batch others see it from the durability point on, or never if it is deleted before."""
         self.fresh += 1
-        content = noise(size, 1000 + self.fresh)
+        content = noise(size, 1_000_000 + self.fresh)  # of no image's layer
         self.cas.sync()
         digest = self.cas.put_blob(content).digest
         path = blob_path(self.layout, digest)

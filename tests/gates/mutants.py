@@ -327,7 +327,7 @@ def lost_forgotten() -> None:
 @mutant("that writes the index in its place")
 def index_in_place() -> None:
     from fastcas.dir.index import IndexFile
-    from fastcas.dir.root import write_all
+    from fastcas.files import write_all
 
     def write(self, raw, only_if=None):
         self._pending.sync()

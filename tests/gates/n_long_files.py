@@ -2,7 +2,8 @@
 
 They are sparse, with marks where a counter of 32 bits would turn over, signed or not. What is stored
 has the digest that hashlib finds, comes out as it went in, and costs no more memory than a short one.
-On tmpfs, and as root on ext4. A soak does more that counts bytes: content in memory, other digests, copies, compression, archives.
+On tmpfs, and as root on ext4. A soak does more that counts bytes: content in memory, other digests,
+copies, compression, archives.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Layouts: init, stat, gc, scrub, clean."""
+"""Layouts: init, stat, gc, scrub, clean, probe."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fastcas.commands.options import (
 from fastcas.console import Progress, count, human, on_terminal, printable, say, say_json, say_table
 from fastcas.display import say_facts, say_image, say_tree
 from fastcas.facts import descriptor_facts, image_facts, layout_facts, short, tree_facts
+from fastcas.layout import is_url
 from fastcas.targets import as_digest, find_descriptor, find_digest
 
 TYPE_CHECKING = False
@@ -39,7 +40,7 @@ def init(layout: str, as_json: bool) -> None:
     """Make a new, empty layout.
 
     Missing parents are made too; LAYOUT itself must not exist, not even as an empty directory
-    (exit code 5).
+    (exit code 5). The bucket of a URL must be there.
 
     \b
     fastcas init image
@@ -293,3 +294,40 @@ def clean(layout: str, as_json: bool) -> None:
     else:
         for name in removed:
             say(printable(name))
+
+
+@click.command()
+@click.argument("url")
+@as_json
+def probe(url: str, as_json: bool) -> None:
+    """Can an object store be trusted with an index?
+
+    Two writers of one index are kept apart by the server alone: it must refuse a write onto an
+    object that has changed. This tries it, one by one and with 16 writers at once, and notes in the
+    bucket what came of it. Exit code 1 says that updates may get lost; commands that change the
+    index refuse such a server then. There needs to be no layout yet.
+
+    \b
+    fastcas probe s3://bucket/prefix
+    """
+    import fastcas
+
+    if not is_url(url):
+        raise click.UsageError(f"{url!r} is no URL of an object store")
+    findings = fastcas.probe(url)
+    safe = all(finding.right for finding in findings)
+    if as_json:
+        say_json({"safe": safe, "findings": [finding._asdict() for finding in findings]})
+    elif on_terminal(sys.stdout):
+        for finding in findings:
+            say(f"{'ok   ' if finding.right else 'WRONG'}  {finding.name}")
+            if not finding.right:
+                say(printable(f"       {finding.detail}"))
+        say("Index updates are safe." if safe else "Index updates may get lost on this server.")
+    else:
+        say_table(
+            ("ok" if one.right else "wrong", one.name, "" if one.right else one.detail)
+            for one in findings
+        )
+    if not safe:
+        raise click.exceptions.Exit(1)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from fastcas.dir.engine import DirEngine
+    from fastcas.engine import Engine
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -100,7 +100,7 @@ def check_level(compress: str | None, level: int | None) -> None:
         raise click.UsageError("--level goes with --compress")
 
 
-def open_layout(path: str, durability: str = "full") -> DirEngine:
+def open_layout(path: str, durability: str = "full") -> Engine:
     import fastcas
 
     return fastcas.open(path, durability=durability)

@@ -17,11 +17,12 @@ from collections import deque
 
 from fastcas import _core
 from fastcas.dir import root as resolving
-from fastcas.dir.ingest import BLOB_MODE, check_algorithm
+from fastcas.dir.ingest import BLOB_MODE
 from fastcas.dir.publication import Publication, Staged
 from fastcas.dir.root import DIRECTORY
 from fastcas.dir.temp import have_nameless, room_for_temps
 from fastcas.errors import UnsupportedError
+from fastcas.expected import check_algorithm
 from fastcas.results import PutResult
 from fastcas.source import open_source
 

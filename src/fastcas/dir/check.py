@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastcas import _core
 from fastcas.digest import COMPUTABLE
 from fastcas.dir.checksums import RECORDED_ABOVE
-from fastcas.dir.root import BLOBS
 from fastcas.errors import InvalidError
+from fastcas.layout import BLOBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

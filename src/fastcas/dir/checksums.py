@@ -18,9 +18,10 @@ import stat
 from itertools import islice
 
 from fastcas import _core
-from fastcas.dir.root import BLOBS, write_all
 from fastcas.dir.temp import Temp
 from fastcas.errors import FastCASError, InvalidError
+from fastcas.files import write_all
+from fastcas.layout import BLOBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 
 from fastcas import _core
-from fastcas.dir.root import BLOBS, DIRECTORY
+from fastcas.dir.root import DIRECTORY
 from fastcas.errors import DurabilityError, InvalidError, UnsupportedError
+from fastcas.layout import BLOBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,11 +27,12 @@ _SYNCFS_TELLS = (0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994)
 _SYNCFS_SINCE = (5, 8)  # before that Linux kept write-back errors to itself
 
 
-def check_level(level: str, path: str) -> None:
-    """InvalidError for what is no level, UnsupportedError for "syncfs" where it can't be had."""
+def check_level(level: str, path: str | None) -> None:
+    """InvalidError for what is no level, UnsupportedError for "syncfs" where it can't be had; without a
+    ``path`` nothing can't be had."""
     if level not in LEVELS:
         raise InvalidError(f"durability must be one of {', '.join(LEVELS)}, not {level!r}")
-    if level != "syncfs":
+    if level != "syncfs" or path is None:
         return
     release = os.uname().release
     if tuple(int(part) for part in release.split("-")[0].split(".")[:2]) < _SYNCFS_SINCE:

@@ -14,13 +14,16 @@ from fastcas.dir.checksums import RECORDED_ABOVE, Checksums
 from fastcas.dir.clean import remove_debris
 from fastcas.dir.durability import Durability, check_level
 from fastcas.dir.index import IndexFile
-from fastcas.dir.ingest import Ingest, check_content
+from fastcas.dir.ingest import Ingest
 from fastcas.dir.lock import Lock
-from fastcas.dir.reader import BlobReader, describe, read_whole
-from fastcas.dir.root import BLOBS, DIRECTORY, Root, create_layout, open_root
+from fastcas.dir.reader import FileReader, read_whole
+from fastcas.dir.root import DIRECTORY, Root, create_layout, open_root
 from fastcas.dir.scan import read_file_clock, scan_blobs
 from fastcas.engine import READ_LIMIT, Engine, too_large
-from fastcas.errors import ClosedError, InvalidError, NotExistError, UnknownAlgorithmError
+from fastcas.errors import ClosedError, InvalidError, NotExistError
+from fastcas.expected import check_content, check_expected, not_computable
+from fastcas.layout import BLOBS
+from fastcas.reader import describe
 from fastcas.results import BlobInfo, CopyResult, PutResult
 
 TYPE_CHECKING = False
@@ -32,7 +35,11 @@ if TYPE_CHECKING:
 
     from fastcas.contract import Progress
     from fastcas.model import Index
+    from fastcas.reader import BlobReader
     from fastcas.results import StoredBlob, Swept
+
+
+_READERS_AT_ONCE = 8
 
 
 def _as_text(path: str | os.PathLike[str]) -> str:
@@ -47,6 +54,8 @@ class DirEngine(Engine):
 
     Attributes: ``path``, the absolute path of the layout; ``durability``.
     """
+
+    capabilities = frozenset({"checksums", "descriptors", "files", "fork", "locks", "outlives"})
 
     def __init__(self, root: Root, durability: str) -> None:
         self._root = root
@@ -106,17 +115,7 @@ class DirEngine(Engine):
                 verify_existing=verify_existing,
                 progress=progress,
             )
-        if expected_digest is not None:
-            expected_digest = Digest(expected_digest)
-            if algorithm == "sha256":
-                algorithm = expected_digest.algorithm
-            elif algorithm != expected_digest.algorithm:
-                raise InvalidError(f"{expected_digest} was expected of a {algorithm} put")
-        if expected_size is not None:
-            if isinstance(expected_size, bool) or not isinstance(expected_size, int):
-                raise InvalidError(f"expected_size must be an int, not {expected_size!r}")
-            if not 0 <= expected_size < 1 << 63:
-                raise InvalidError(f"expected_size is {expected_size}: no blob has that size")
+        algorithm, expected_digest = check_expected(algorithm, expected_digest, expected_size)
         return self._ingest.put(
             source,
             algorithm=algorithm,
@@ -143,16 +142,17 @@ class DirEngine(Engine):
         self, blob: BlobReader, *, verify: bool = False, progress: Progress | None = None
     ) -> CopyResult:
         # Of other readers it isn't known that their descriptor is the blob and nothing else.
-        source = blob.fileno() if type(blob) is BlobReader else None
+        source = blob.fileno() if type(blob) is FileReader else None
         method = self._ingest.put_copy(blob, source=source, verify=verify, progress=progress)
         return CopyResult(method, blob.size)
 
     def put_copies(
         self, blobs: Sequence[BlobReader], *, verify: bool = False, progress: Progress | None = None
     ) -> list[CopyResult]:
+        if not all(type(blob) is FileReader for blob in blobs):
+            return self._put_copies_at_once(blobs, verify, progress)
         # put_blobs doesn't verify what is there already.
-        known = all(type(blob) is BlobReader for blob in blobs)
-        if verify or len(blobs) < 2 or not known or not _opens_again():
+        if verify or len(blobs) < 2 or not _opens_again():
             return super().put_copies(blobs, verify=verify, progress=progress)
         methods = {}
         left: dict[str, list[BlobReader]] = {}
@@ -171,6 +171,22 @@ class DirEngine(Engine):
                 done += blob.size
         return [CopyResult(methods[blob] or "copy", blob.size) for blob in blobs]
 
+    def _put_copies_at_once(
+        self, blobs: Sequence[BlobReader], verify: bool, progress: Progress | None
+    ) -> list[CopyResult]:
+        """Of readers that wait for something else than this machine, several are read at once."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        from fastcas.many import Many
+
+        def put(blob: BlobReader, told: Progress) -> CopyResult:
+            copied = self.put_copy(blob, verify=verify, progress=told)
+            told(blob.size, None)
+            return copied
+
+        with ThreadPoolExecutor(_READERS_AT_ONCE, "fastcas-copy") as pool:
+            return Many(pool, progress).run(blobs, put)
+
     def get_blob(self, digest: str) -> BlobReader:
         digest = Digest(digest)
         self._pending.reveal(digest)
@@ -179,7 +195,7 @@ class DirEngine(Engine):
             file, size = self._root.places[algorithm].open(encoded)
         except (KeyError, OSError, _core.KindError):
             file, size = self._open_blob(digest)
-        return BlobReader(file, digest, size)
+        return FileReader(file, digest, size)
 
     def read_blob(self, digest: str, *, limit: int = READ_LIMIT) -> bytes:
         if limit < _core.SMALL:
@@ -228,7 +244,7 @@ class DirEngine(Engine):
         """The general way, with errors that say what is wrong."""
         algorithm = digest.algorithm
         if algorithm not in COMPUTABLE:
-            raise _not_computable(digest, algorithm) from None
+            raise not_computable(digest, algorithm) from None
         self._pending.reveal(digest)
         try:
             return self._root.open_regular(_blob_name(digest))
@@ -407,14 +423,6 @@ class DirEngine(Engine):
 
 def _reopen(path: str, durability: str) -> DirEngine:
     return DirEngine.open(path, durability=durability)
-
-
-def _not_computable(digest: Digest, algorithm: str) -> UnknownAlgorithmError:
-    return UnknownAlgorithmError(
-        f"{digest}: its algorithm can't be computed here, so it can't be verified",
-        algorithm=algorithm,
-        digest=digest,
-    )
 
 
 class _Opened(os.PathLike[str]):

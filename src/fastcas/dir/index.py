@@ -6,9 +6,11 @@ import errno
 import os
 import time
 
-from fastcas.dir.root import INDEX_FILE, read_all, write_all
+from fastcas.dir.root import read_all
 from fastcas.dir.temp import Temp
 from fastcas.errors import InvalidError, UnsupportedError
+from fastcas.files import write_all
+from fastcas.layout import INDEX_FILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

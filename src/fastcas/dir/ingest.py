@@ -12,19 +12,14 @@ import io
 import os
 
 from fastcas import _core
-from fastcas.digest import COMPUTABLE, Digest
+from fastcas.digest import Digest
 from fastcas.dir.checksums import RECORDED_ABOVE
 from fastcas.dir.pending import Pending
-from fastcas.dir.root import BLOBS, DIRECTORY
+from fastcas.dir.root import DIRECTORY
 from fastcas.dir.temp import Temp, exists, have_nameless
-from fastcas.errors import (
-    DigestMismatchError,
-    DurabilityError,
-    InvalidError,
-    SizeMismatchError,
-    UnknownAlgorithmError,
-    UnsupportedError,
-)
+from fastcas.errors import DurabilityError, InvalidError, UnsupportedError
+from fastcas.expected import check_algorithm, check_content, too_long
+from fastcas.layout import BLOBS
 from fastcas.results import PutResult
 from fastcas.source import open_source
 
@@ -36,8 +31,8 @@ if TYPE_CHECKING:
     from fastcas.dir.checksums import Checksums
     from fastcas.dir.durability import Durability
     from fastcas.dir.lock import Lock
-    from fastcas.dir.reader import BlobReader
     from fastcas.dir.root import Root
+    from fastcas.reader import BlobReader
     from fastcas.source import Source
 
     T = TypeVar("T")
@@ -262,12 +257,7 @@ class Ingest:
             source.feed(sink)
             return sink.finish()
         except _core.LimitError:
-            raise SizeMismatchError(
-                f"the source is larger than the expected {expected_size} bytes",
-                digest=expected_digest,
-                expected=expected_size,
-                actual=sink.size,
-            ) from None
+            raise too_long(expected_digest, expected_size, sink.size) from None
         except _core.ForkedError as error:
             raise UnsupportedError("a put can't be continued in a forked child") from error
         except OSError as error:
@@ -432,13 +422,6 @@ def not_synced(digest: Digest, number: int | None) -> DurabilityError:
     )
 
 
-def check_algorithm(algorithm: str) -> None:
-    """Raises UnknownAlgorithmError for what can't be computed here."""
-    if algorithm not in COMPUTABLE:
-        message = f"digest algorithm {algorithm!r} can't be computed here"
-        raise UnknownAlgorithmError(message, algorithm=algorithm)
-
-
 def _reflink(source: int, target: int) -> bool:
     """Makes the file ``target`` share the blocks of ``source``; False where that can't be."""
     try:
@@ -446,22 +429,3 @@ def _reflink(source: int, target: int) -> bool:
     except OSError:
         return False  # whatever it was, a copy will meet it too, or not
     return True
-
-
-def check_content(
-    digest: Digest, size: int, expected_digest: Digest | None, expected_size: int | None
-) -> None:
-    if expected_size is not None and size != expected_size:
-        raise SizeMismatchError(
-            f"the source has {size} bytes, not the expected {expected_size}",
-            digest=expected_digest,
-            expected=expected_size,
-            actual=size,
-        )
-    if expected_digest is not None and digest != expected_digest:
-        raise DigestMismatchError(
-            f"the source's digest is {digest}, not the expected {expected_digest}",
-            digest=expected_digest,
-            expected=expected_digest,
-            actual=digest,
-        )

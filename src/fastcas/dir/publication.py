@@ -9,8 +9,8 @@ from collections import namedtuple
 from fastcas import _core
 from fastcas.digest import Digest
 from fastcas.dir.ingest import not_synced
-from fastcas.dir.root import BLOBS
 from fastcas.errors import FastCASError
+from fastcas.layout import BLOBS
 from fastcas.results import PutResult
 
 TYPE_CHECKING = False

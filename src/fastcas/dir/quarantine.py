@@ -7,10 +7,11 @@ import os
 
 from fastcas import _core
 from fastcas.digest import Digest
-from fastcas.dir.root import BLOBS, DIRECTORY, write_all
-from fastcas.dir.temp import exists
+from fastcas.dir.root import DIRECTORY
 from fastcas.errors import CorruptError, InvalidError
+from fastcas.files import NEW, take_name, write_all
 from fastcas.jsonstyle import encode_go
+from fastcas.layout import BLOBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from fastcas.dir.root import Root
 
 _CHUNK = 1 << 20
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class Quarantine:
@@ -77,7 +77,7 @@ class Quarantine:
             _core.open_path(self._path, DIRECTORY) as target,
             self._root.open(f"{BLOBS}/{digest.algorithm}", DIRECTORY) as source,
         ):
-            name = self._write_note(target, digest, note)
+            name = take_name(target, digest, note, durable=self._durable)
             try:
                 try:
                     moved = self._take(fd, source, digest, target, name)
@@ -95,29 +95,6 @@ class Quarantine:
                 os.fsync(target)
                 self._root.sync(source, f"{BLOBS}/{digest.algorithm}")
             return os.path.join(self._path, name) if moved else None
-
-    def _write_note(self, target: int, digest: Digest, note: bytes) -> str:
-        """Takes a name that nothing has; returns it."""
-        base = name = f"{digest.algorithm}-{digest.encoded}"
-        number = 0
-        while True:
-            try:
-                if exists(target, name):
-                    raise FileExistsError
-                file = _core.open_path(f"{name}.json", _NEW, 0o644, dir_fd=target)
-                break
-            except FileExistsError:
-                number += 1
-                name = f"{base}.{number}"
-        try:
-            with file as fd:
-                write_all(fd, note)
-                if self._durable:
-                    os.fsync(fd)
-        except BaseException:
-            os.unlink(f"{name}.json", dir_fd=target)
-            raise
-        return name
 
     def _take(self, fd: int, source: int, digest: Digest, target: int = -1, name: str = "") -> bool:
         """Moves the name of the open blob ``fd``, or without a target removes it; False where it isn't
@@ -137,7 +114,7 @@ class Quarantine:
         return True
 
     def _copy(self, fd: int, target: int, name: str, algorithm: str, actual: str) -> None:
-        file = _core.open_path(name, _NEW, 0o400, dir_fd=target)
+        file = _core.open_path(name, NEW, 0o400, dir_fd=target)
         try:
             with file as copy:
                 position = 0

@@ -14,20 +14,19 @@ import stat
 from fastcas import _core
 from fastcas.digest import COMPUTABLE, REGISTERED, Digest
 from fastcas.errors import ClobberError, ClosedError, DurabilityError, InvalidError, NotExistError
+from fastcas.files import write_all
+from fastcas.layout import (
+    BLOBS,
+    INDEX_BYTES,
+    INDEX_FILE,
+    LAYOUT_BYTES,
+    LAYOUT_FILE,
+    LAYOUT_LIMIT,
+    check_version,
+)
 
 #: False where the kernel, or a seccomp filter, knows no openat2: then component by component.
 HAVE_OPENAT2 = True
-
-LAYOUT_FILE = "oci-layout"
-INDEX_FILE = "index.json"
-BLOBS = "blobs"
-
-_LAYOUT_BYTES = b'{"imageLayoutVersion":"1.0.0"}\n'
-_INDEX_BYTES = (
-    b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}\n'
-)
-_LAYOUT_LIMIT = 64 << 10
-_COMMON_SPELLINGS = (_LAYOUT_BYTES.rstrip(), b'{"imageLayoutVersion": "1.0.0"}')
 
 _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
@@ -243,8 +242,8 @@ def create_layout(path: str, *, durable: bool) -> Root:
             os.mkdir(BLOBS, 0o755, dir_fd=fd)
             os.mkdir(f"{BLOBS}/sha256", 0o755, dir_fd=fd)
             # What makes a directory a layout comes last.
-            _write_new(fd, INDEX_FILE, _INDEX_BYTES, durable)
-            _write_new(fd, LAYOUT_FILE, _LAYOUT_BYTES, durable)
+            _write_new(fd, INDEX_FILE, INDEX_BYTES, durable)
+            _write_new(fd, LAYOUT_FILE, LAYOUT_BYTES, durable)
             if durable:
                 for directory in (f"{BLOBS}/sha256", BLOBS, ".", "..", *map(os.path.dirname, missing)):
                     _sync_directory(directory, fd)
@@ -318,18 +317,8 @@ def _check_version(root: Root) -> None:
         message = f"{root.path!r}: not a layout: no {LAYOUT_FILE}"
         raise InvalidError(message, path=path) from error
     with file as fd:
-        raw = read_all(fd, _LAYOUT_LIMIT, size)
-    if raw.strip() in _COMMON_SPELLINGS:  # most need no JSON parser, whose import takes a while
-        return
-    import msgspec
-
-    from fastcas.jsonstyle import decode_document
-
-    document = decode_document(raw, limit=_LAYOUT_LIMIT, what=LAYOUT_FILE)
-    version = msgspec.json.decode(document.get("imageLayoutVersion", b"null"))
-    if version != "1.0.0":
-        message = f"{path!r}: imageLayoutVersion must be 1.0.0, not {repr(version)[:40]}"
-        raise InvalidError(message, path=path)
+        raw = read_all(fd, LAYOUT_LIMIT, size)
+    check_version(raw, root.path, path)
 
 
 def _check_present(root: Root, name: str, right_kind: object, kind: str) -> None:
@@ -353,13 +342,6 @@ def read_all(fd: int, limit: int, size: int) -> bytes:
     while parts[-1] and (left := left - len(parts[-1])):
         parts.append(os.read(fd, min(left, 64 << 10)))
     return parts[0] if len(parts) <= 2 and not parts[-1] else b"".join(parts)
-
-
-def write_all(fd: int, content: bytes) -> None:
-    """Writes all of ``content``, however little each write(2) takes."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
 
 
 def warn(message: str) -> None:

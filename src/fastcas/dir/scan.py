@@ -7,8 +7,9 @@ import time
 
 from fastcas import _core
 from fastcas.digest import Digest
-from fastcas.dir.root import BLOBS, DIRECTORY
+from fastcas.dir.root import DIRECTORY
 from fastcas.errors import InvalidError
+from fastcas.layout import BLOBS
 from fastcas.results import StoredBlob
 
 TYPE_CHECKING = False

@@ -13,9 +13,10 @@ import time
 from itertools import takewhile
 
 from fastcas import _core
-from fastcas.dir.root import BLOBS, DIRECTORY, INDEX_FILE
+from fastcas.dir.root import DIRECTORY
 from fastcas.dir.scan import times_of
 from fastcas.errors import InvalidError
+from fastcas.layout import BLOBS, INDEX_FILE
 from fastcas.results import BlobInfo, StoredBlob, Swept
 
 TYPE_CHECKING = False

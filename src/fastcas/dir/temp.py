@@ -7,7 +7,7 @@ import fcntl
 import os
 
 from fastcas import _core
-from fastcas.modes import open_to_others
+from fastcas.files import open_to_others
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fastcas import jsonstyle
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError, NotExistError, SizeMismatchError
+from fastcas.files import open_to_others
 from fastcas.image import tar
 from fastcas.image.closure import find_closure, merge_entries, name_of, select_entry, shift
 from fastcas.image.codec import sniff
 from fastcas.image.decompress import decompress
 from fastcas.model import INDEX_LIMIT, Descriptor, Index
-from fastcas.modes import open_to_others
 
 if TYPE_CHECKING:
     from fastcas.contract import Progress

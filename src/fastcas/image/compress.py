@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from fastcas import _core
+from fastcas.blocks import BlockSink
 from fastcas.digest import Digest
 from fastcas.errors import InvalidError, UnknownAlgorithmError, UnsupportedError
 from fastcas.image.codec import (
@@ -50,8 +50,6 @@ __all__ = [
 
 #: More threads than this are never used; with each, two blocks more are in memory.
 MOST_THREADS = 8
-
-_SCRATCH = 256 << 10
 
 
 def put_compressed(
@@ -95,11 +93,10 @@ def put_compressed(
     return CompressedPutResult(result.digest, result.size, stream.diff_id, stream.size)
 
 
-class _Stream:
+class _Stream(BlockSink):
     """From a source, block by block, to where compressed bytes go.
 
-    It is what a source sees as its sink: ``write``, ``fill`` and ``copy_from_fd`` are those of
-    ``_core.Sink``. All but ``encode`` happens in the thread that calls ``run``.
+    All but ``encode`` happens in the thread that calls ``run``.
     """
 
     def __init__(
@@ -142,42 +139,6 @@ class _Stream:
             if self._pool is not None:
                 # The threads weren't copied into a forked child.
                 self._pool.shutdown(wait=self._owner == os.getpid(), cancel_futures=True)
-
-    def write(self, data: Any) -> None:
-        """Takes a copy of a bytes-like object."""
-        with memoryview(data) as given, given.cast("B") as view:
-            done = 0
-            while done < len(view):
-                count = min(len(view) - done, len(self._block) - self._used)
-                self._block[self._used : self._used + count] = view[done : done + count]
-                done += count
-                self._took(count)
-
-    def fill(self, readinto: Callable[[memoryview], int]) -> None:
-        """Takes a copy of what ``readinto`` gives until it returns 0."""
-        # A reader may keep what it is given to fill, and a block may not change any more.
-        with memoryview(bytearray(_SCRATCH)) as scratch:
-            while count := readinto(scratch):
-                self.write(scratch[:count])
-
-    def copy_from_fd(self, source: int, *, polled: bool = False, timeout: float = -1.0) -> None:
-        """Takes what a descriptor gives until its end."""
-        poll = select.poll()
-        if polled:
-            poll.register(source, select.POLLIN)
-        while True:
-            if polled and not poll.poll(None if timeout < 0 else timeout * 1000):
-                raise TimeoutError(f"nothing came for {timeout:g} seconds")
-            with memoryview(self._block) as block, block[self._used :] as room:
-                try:
-                    count = os.readv(source, [room])
-                except BlockingIOError:
-                    if not polled:
-                        raise
-                    continue  # another reader of the pipe was quicker
-            if not count:
-                return
-            self._took(count)
 
     def _took(self, count: int) -> None:
         self._used += count

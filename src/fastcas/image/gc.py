@@ -107,23 +107,26 @@ def _sweep(
     deleted: list[BlobInfo] = []
     total = _sum(planned.values())
     left = list(planned)
-    for _ in range(ATTEMPTS):
-        if not left:
-            break
-        before = _sum(deleted)
-        swept = engine.sweep_blobs(
-            left,
-            index=index,
-            start=start,
-            grace=grace,
-            progress=None if progress is None else _shift(progress, before, total),
-        )
-        deleted += swept.removed
-        if not swept.left:
-            break
-        index = engine.get_index()
-        mark(engine, _roots(index), marked)
-        left = [digest for digest in swept.left if digest not in marked]
+    if not left:
+        return deleted
+    with engine.announce_sweep():
+        for _ in range(ATTEMPTS):
+            before = _sum(deleted)
+            swept = engine.sweep_blobs(
+                left,
+                index=index,
+                start=start,
+                grace=grace,
+                progress=None if progress is None else _shift(progress, before, total),
+            )
+            deleted += swept.removed
+            if not swept.left:
+                break
+            index = engine.get_index()
+            mark(engine, _roots(index), marked)
+            left = [digest for digest in swept.left if digest not in marked]
+            if not left:
+                break
     return deleted
 
 

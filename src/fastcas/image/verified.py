@@ -26,8 +26,8 @@ from fastcas.model import DOCUMENT_LIMIT, MEDIA_TYPE_EMPTY, Descriptor
 
 if TYPE_CHECKING:
     from fastcas import wire
-    from fastcas.dir.reader import BlobReader
     from fastcas.engine import Engine
+    from fastcas.reader import BlobReader
 
 __all__ = ["EmbeddedReader", "check_descriptor", "get_verified_blob", "read_content"]
 

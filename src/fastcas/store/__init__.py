@@ -1,0 +1,1 @@
+"""The engine on an object store."""

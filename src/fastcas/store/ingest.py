@@ -1,0 +1,439 @@
+"""One put: who knows the digest sends the content to its key, who doesn't finds it out first.
+
+An upload of many parts is hashed while it is sent, and its end is held back until size and digest were
+found right: a wrong one is aborted, and nothing was published.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Any
+
+from fastcas import _core
+from fastcas.blocks import BlockSink
+from fastcas.digest import Digest
+from fastcas.errors import CorruptError, UnsupportedError
+from fastcas.expected import check_algorithm, check_content, too_long
+from fastcas.files import write_all
+from fastcas.source import Source, open_source
+from fastcas.store.bucket import MOST_PARTS, PART, PARTS_AT_ONCE, Missing
+from fastcas.store.reader import WHOLE, ObjectReader
+from fastcas.store.sweep import key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fastcas.contract import Progress
+    from fastcas.reader import BlobReader
+    from fastcas.store.bucket import Bucket
+    from fastcas.store.sweep import Sweeps
+
+#: What is stored again without a question: that is one request, as the question would be, and heals it.
+ALWAYS_PUT = WHOLE
+
+#: Content up to this is read once, held in memory while it is hashed, and then sent.
+IN_MEMORY = 8 * PART
+
+#: Of an upload, what is in memory at the most; and of all uploads of an engine.
+_MEMORY = (PARTS_AT_ONCE + 4) * PART
+_MEMORY_OF_ALL = 2 * _MEMORY
+
+_PROGRESS = 1 << 20
+_MIB = 1 << 20
+
+
+class Ingest:
+    """Puts blobs into a bucket."""
+
+    def __init__(self, bucket: Bucket, sweeps: Sweeps) -> None:
+        self._bucket = bucket
+        self._sweeps = sweeps
+        self._memory = Budget(_MEMORY_OF_ALL)
+
+    def put(
+        self,
+        source: Any,
+        *,
+        algorithm: str = "sha256",
+        expected_digest: Digest | None = None,
+        expected_size: int | None = None,
+        verify_existing: bool = False,
+        progress: Progress | None = None,
+    ) -> tuple[Digest, int]:
+        """See ``Engine.put_blob``."""
+        check_algorithm(algorithm)
+        if type(source) is bytes and len(source) <= ALWAYS_PUT:
+            hasher = _core.Digester(algorithm)
+            hasher.update(source)
+            digest = Digest.of(algorithm, hasher.hexdigest())
+            check_content(digest, len(source), expected_digest, expected_size)
+            self._put_small(digest, source)
+            if progress is not None:
+                progress(len(source), len(source))
+            return digest, len(source)
+        with open_source(source) as opened:
+            put = Put(algorithm, expected_digest, expected_size, verify_existing, progress, opened)
+            size = opened.size if expected_size is None else expected_size
+            if expected_digest is not None and size is not None and size > PART:
+                return self._put_known(opened, put, expected_digest, size)
+            if size is None or size <= IN_MEMORY or opened.rewind is None:
+                return self._put_gathered(opened, put)
+            digest, size = put.hash(opened)
+            if not self.claim(digest, size, verify_existing):
+                opened.rewind()
+                self._send(opened, put, digest, size)
+            put.tell(size)
+            return digest, size
+
+    def put_copy(
+        self, blob: BlobReader, *, verify: bool = False, progress: Progress | None = None
+    ) -> str:
+        """See ``Engine.put_copy``."""
+        digest, size = blob.digest, blob.size
+        check_algorithm(digest.algorithm)
+        if size > ALWAYS_PUT or verify:
+            if self.claim(digest, size, verify):
+                return "exists"
+            if not verify and isinstance(blob, ObjectReader) and blob.copy_to(self._bucket):
+                return "server-copy"
+        self.put(
+            blob,
+            algorithm=digest.algorithm,
+            expected_digest=digest,
+            expected_size=size,
+            progress=progress,
+        )
+        return "copy"
+
+    def claim(self, digest: Digest, size: int, verify: bool) -> bool:
+        """Whether the blob is stored, with that size, and with that content if ``verify``. Then it is
+        marked as used now, so that no gc takes it."""
+        self._sweeps.settle(digest)
+        while True:
+            try:
+                if self._bucket.head(key_of(digest))["size"] != size:
+                    return False
+                if verify and not self._is_right(digest):
+                    return False
+            except Missing:
+                return False
+            self._sweeps.mark(digest)
+            if self._sweeps.settle(digest):
+                return True
+
+    def _is_right(self, digest: Digest) -> bool:
+        found = self._bucket.get(key_of(digest))
+        try:
+            with ObjectReader(self._bucket, digest, found) as reader:
+                reader.verify()
+        except CorruptError:
+            return False
+        return True
+
+    def _put_known(self, source: Source, put: Put, digest: Digest, size: int) -> tuple[Digest, int]:
+        if self.claim(digest, size, put.verify_existing):
+            found = put.hash(source)
+            put.tell(size)
+            return found
+        self._send(source, put, digest, size)
+        put.tell(size)
+        return digest, size
+
+    def _put_gathered(self, source: Source, put: Put) -> tuple[Digest, int]:
+        room = IN_MEMORY if source.size is None else source.size
+        with Gathered() as gathered:
+            with self._memory.take(min(room, IN_MEMORY)):
+                digest, size = put.feed(source, gathered.add)
+                if gathered.file is None:
+                    self._put_blocks(digest, size, gathered.blocks, put.verify_existing)
+            if gathered.file is not None and not self.claim(digest, size, put.verify_existing):
+                gathered.file.seek(0)
+                with open_source(gathered.file) as spooled:
+                    self._send(spooled, put, digest, size)
+        put.tell(size)
+        return digest, size
+
+    def _put_blocks(self, digest: Digest, size: int, blocks: list[memoryview], verify: bool) -> None:
+        """Stores what is in memory, in blocks of PART bytes."""
+        if size > ALWAYS_PUT and self.claim(digest, size, verify):
+            return
+        if len(blocks) > 1:
+            self._bucket.upload(key_of(digest), iter(blocks), PART)
+        else:
+            self._put_small(digest, blocks[0] if blocks else b"")
+
+    def _put_small(self, digest: Digest, content: bytes | memoryview) -> None:
+        self._bucket.put(key_of(digest), content)
+        while not self._sweeps.settle(digest) and not self._is_stored(digest):
+            self._bucket.put(key_of(digest), content)
+
+    def _is_stored(self, digest: Digest) -> bool:
+        try:
+            self._bucket.head(key_of(digest))
+        except Missing:
+            return False
+        return True
+
+    def _send(self, source: Source, put: Put, digest: Digest, size: int) -> None:
+        """Sends what is known to be ``digest``, or said to be: what isn't is never published."""
+        part = max(PART, -(-size // MOST_PARTS // _MIB) * _MIB)
+        with self._memory.take(_MEMORY), Upload(self._bucket, key_of(digest), part) as upload:
+            found, count = put.feed(source, upload.give)
+            check_content(found, count, digest, size)
+            upload.end()
+
+
+class Put:
+    """What was asked of one put, and what is seen of its source."""
+
+    def __init__(
+        self,
+        algorithm: str,
+        expected_digest: Digest | None,
+        expected_size: int | None,
+        verify_existing: bool,
+        progress: Progress | None,
+        source: Source,
+    ) -> None:
+        self.verify_existing = verify_existing
+        self._algorithm = algorithm
+        self._expected_digest = expected_digest
+        self._expected_size = expected_size
+        self._progress = progress
+        self._total = source.size
+        self._told = 0
+
+    def hash(self, source: Source) -> tuple[Digest, int]:
+        """Digest and size of the source, which are what was expected."""
+        limit = -1 if self._expected_size is None else self._expected_size
+        expected = -1 if source.size is None else source.size
+        sink = _core.Sink(-1, self._algorithm, expected=expected, limit=limit)
+        try:
+            source.feed(sink)
+            encoded, size = sink.finish()
+        except _core.LimitError:
+            raise self._too_long(sink.size) from None
+        except _core.ForkedError as error:
+            raise UnsupportedError("a put can't be continued in a forked child") from error
+        except OSError as error:
+            raise _named(error, source) from error.__cause__
+        finally:
+            sink.abort()
+        return self._checked(Digest.of(self._algorithm, encoded), size)
+
+    def feed(self, source: Source, deliver: Callable[[memoryview], None]) -> tuple[Digest, int]:
+        """Hands the source on, block by block; returns digest and size, which are what was expected."""
+        hasher = _Hasher(self._algorithm, deliver, self, source.size)
+        try:
+            source.feed(hasher)  # type: ignore[arg-type]
+        except OSError as error:
+            raise _named(error, source) from error.__cause__
+        return self._checked(*hasher.finish())
+
+    def check_size(self, size: int) -> None:
+        """Raises as soon as the source is longer than was expected."""
+        if self._expected_size is not None and size > self._expected_size:
+            raise self._too_long(size)
+
+    def tell(self, done: int) -> None:
+        """Reports progress, about once a MiB, and never back."""
+        if self._progress is not None and done > self._told:
+            self._told = done
+            self._progress(done, self._total)
+
+    def _checked(self, digest: Digest, size: int) -> tuple[Digest, int]:
+        check_content(digest, size, self._expected_digest, self._expected_size)
+        return digest, size
+
+    def _too_long(self, size: int) -> Exception:
+        return too_long(self._expected_digest, self._expected_size, size)
+
+
+def _named(error: OSError, source: Source) -> OSError:
+    if error.errno is not None and error.filename is None and source.name is not None:
+        error.filename = source.name
+    return error
+
+
+class _Hasher(BlockSink):
+    """Hashes what comes and delivers it in blocks of PART bytes."""
+
+    def __init__(
+        self,
+        algorithm: str,
+        deliver: Callable[[memoryview], None],
+        put: Put,
+        size: int | None,
+    ) -> None:
+        self._hash = _core.Digester(algorithm)
+        self._deliver = deliver
+        self._put = put
+        self._size = 0
+        self._told = 0
+        self._owner = os.getpid()
+        # One byte more than is expected, so that the end is met without a second block.
+        self._block = bytearray(PART if size is None else min(PART, size + 1))
+        self._used = 0
+
+    def _took(self, count: int) -> None:
+        self._used += count
+        self._size += count
+        self._put.check_size(self._size)
+        if self._used == len(self._block):
+            self._flush()
+            self._block = bytearray(PART)
+        if self._size - self._told >= _PROGRESS:
+            self._told = self._size
+            self._put.tell(self._size)
+
+    def _flush(self) -> None:
+        if self._owner != os.getpid():
+            raise UnsupportedError("a put can't be continued in a forked child")
+        block = memoryview(self._block)[: self._used]
+        self._hash.update(block)
+        self._deliver(block)
+        self._used = 0
+
+    def finish(self) -> tuple[Digest, int]:
+        if self._used:
+            self._flush()
+        return Digest.of(self._hash.name, self._hash.hexdigest()), self._size
+
+
+class Gathered:
+    """Content whose digest isn't known yet: first in memory, then in a file without a name."""
+
+    def __init__(self) -> None:
+        self.file: Any = None
+        self.blocks: list[memoryview] = []
+        self._size = 0
+
+    def __enter__(self) -> Gathered:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def add(self, block: memoryview) -> None:
+        self._size += len(block)
+        if self.file is None and self._size <= IN_MEMORY:
+            self.blocks.append(block)
+            return
+        if self.file is None:
+            self.file = tempfile.TemporaryFile(buffering=0, prefix="fastcas-")  # noqa: SIM115
+            for earlier in self.blocks:
+                self._write(earlier)
+            self.blocks.clear()
+        self._write(block)
+
+    def _write(self, block: memoryview) -> None:
+        try:
+            write_all(self.file.fileno(), block)
+        except OSError as error:
+            if error.filename is None:
+                error.filename = tempfile.gettempdir()
+            raise
+
+
+class _Aborted(Exception):
+    pass
+
+
+class Upload:
+    """Blocks on their way to a key, sent by a thread; the last one waits for ``end``. Left without
+    that, the upload is aborted, and nothing was published."""
+
+    def __init__(self, bucket: Bucket, key: str, part: int) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._part = part
+        self._blocks: queue.Queue[memoryview | None] = queue.Queue(1)
+        self._held: memoryview | None = None
+        self._ended = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="fastcas-put", daemon=True)
+
+    def __enter__(self) -> Upload:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._ended:
+            self._push(None)
+        self._thread.join()
+
+    def give(self, block: memoryview) -> None:
+        held, self._held = self._held, block
+        if held is not None:
+            self._push(held)
+            self._check()
+
+    def end(self) -> None:
+        """Sends what was held back; on return the object is there."""
+        self._push(self._held)
+        self._ended = True
+        self._push(None)
+        self._thread.join()
+        self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            self._ended = True
+            raise self._failure
+
+    def _push(self, block: memoryview | None) -> None:
+        while self._thread.is_alive():
+            try:
+                self._blocks.put(block, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def _run(self) -> None:
+        try:
+            self._bucket.upload(self._key, self._take(), self._part)
+        except _Aborted:
+            pass
+        except BaseException as error:
+            self._failure = error
+
+    def _take(self) -> Iterator[memoryview]:
+        while (block := self._blocks.get()) is not None:
+            yield block
+        if not self._ended:
+            raise _Aborted
+
+
+class Budget:
+    """So many bytes at most are in memory; who wants more waits for who has them."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._left = size
+        self._change = threading.Condition()
+
+    def take(self, size: int) -> _Taken:
+        return _Taken(self, min(size, self._size))
+
+    def change(self, size: int) -> None:
+        with self._change:
+            if size < 0:
+                self._change.wait_for(lambda: self._left >= -size)
+            self._left += size
+            self._change.notify_all()
+
+
+class _Taken:
+    def __init__(self, budget: Budget, size: int) -> None:
+        self._budget = budget
+        self._size = size
+
+    def __enter__(self) -> None:
+        self._budget.change(-self._size)
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.change(self._size)

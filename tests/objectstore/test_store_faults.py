@@ -1,0 +1,604 @@
+"""What the engine makes of a server and a network that fail: every acknowledged blob is there, no
+update of the index is lost, no wrong byte is delivered."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import pytest
+
+import fastcas
+from conformance import MANIFEST, REF_NAME, descriptor_of, digest_of, names_in, noise
+from fastcas import CorruptError, Descriptor, Manifest
+from fastcas.store import sweep
+
+pytestmark = pytest.mark.timeout(180)
+
+MIB = 1 << 20
+BLOB = r"/blobs/sha256/"
+INDEX = r"/index\.json$"
+SMALL, MIDDLE, LARGE = 4096, 3 * MIB, 20 * MIB  # without HEAD; after HEAD; in parts
+
+
+@pytest.fixture
+def cas(bucket, proxy):
+    """An engine on a new layout behind the proxy, which has seen nothing of it yet."""
+    with fastcas.create(bucket.url, config=bucket.config(proxy.url)) as engine:
+        proxy.clear()
+        yield engine
+
+
+@pytest.fixture(params=["client tries again", "engine alone"])
+def reading(request, bucket, proxy, cas):
+    """The same layout, by the client's own resumption of reads and without it."""
+    config = bucket.config(proxy.url)
+    if request.param == "engine alone":
+        config["retry_config"] = {"max_retries": 0}
+    with fastcas.open(bucket.url, config=config) as engine:
+        yield engine
+
+
+def stored(bucket, digest):
+    return bucket.layout.joinpath("blobs", *str(digest).split(":"))
+
+
+def assert_sound(bucket):
+    """By the directory engine, on the server's own files."""
+    with fastcas.open(bucket.layout) as directory:
+        assert directory.scrub().problems == []
+
+
+def indexed(bucket):
+    return names_in(fastcas.Index.from_json((bucket.layout / "index.json").read_bytes()))
+
+
+# ---- after the commit ----
+
+LOST = {"dropped": {"drop_reply": True}, "500": {"fail_after": 500}, "503": {"fail_after": 503}}
+lost = pytest.mark.parametrize("fault", LOST.values(), ids=LOST.keys())
+
+
+def sources(content):
+    yield "bytes", content
+    yield "reader", io.BytesIO(content)
+    yield "iterable", iter([content[:1000], content[1000:]])
+
+
+@lost
+@pytest.mark.parametrize("size", [SMALL, MIDDLE, LARGE])
+def test_a_put_whose_reply_is_lost(bucket, proxy, cas, fault, size):
+    content = noise(size)
+    for expected in (None, digest_of(content)):
+        for _, source in sources(content):
+            proxy.clear()
+            proxy.rule("PUT", BLOB, nth=1, **fault)
+            assert cas.put_blob(source, expected_digest=expected) == (digest_of(content), size)
+            (name,) = fault
+            assert proxy.acted(name) == 1
+            assert stored(bucket, digest_of(content)).read_bytes() == content
+            cas.delete_blob(digest_of(content))
+
+
+@lost
+def test_the_end_of_an_upload_in_parts_whose_reply_is_lost(bucket, proxy, cas, fault):
+    content = noise(LARGE)
+    proxy.rule("POST", "uploadId=", nth=1, **fault)
+    assert cas.put_blob(content) == (digest_of(content), LARGE)
+    (name,) = fault
+    assert proxy.acted(name) == 1
+    assert stored(bucket, digest_of(content)).read_bytes() == content
+
+
+@lost
+def test_an_update_of_the_index_whose_reply_is_lost(bucket, proxy, cas, fault):
+    calls = []
+
+    def add(index):
+        calls.append(index)
+        entry = descriptor_of(annotations={REF_NAME: f"n{len(index.manifests)}"})
+        return index.replace(manifests=(*index.manifests, entry))
+
+    for number in range(3):
+        proxy.rule("PUT", INDEX, nth=1, **fault)
+        index = cas.update_index(add)
+        assert names_in(index) == [f"n{n}" for n in range(number + 1)]
+        assert indexed(bucket) == names_in(index)
+    (name,) = fault
+    assert proxy.acted(name) == 3
+    assert len(calls) == 3  # it knows its own
+
+
+@lost
+def test_an_update_whose_reply_is_lost_and_which_is_overwritten_at_once(bucket, proxy, cas, fault):
+    with fastcas.open(bucket.url, config=bucket.config()) as other:
+
+        def overwrite(_):
+            other.update_reference("theirs", descriptor_of(b"theirs"))
+
+        proxy.rule("PUT", INDEX, nth=1, after=overwrite, **fault)
+        cas.update_reference("ours", descriptor_of(b"ours"))
+        assert sorted(indexed(bucket)) == ["ours", "theirs"]
+        assert proxy.acted("after") == 1
+
+
+@lost
+def test_create_whose_replies_are_lost(bucket, proxy, fault):
+    proxy.rule("PUT", INDEX, nth=1, **fault)
+    proxy.rule("PUT", "/oci-layout$", nth=1, **fault)
+    with fastcas.create(bucket.url, config=bucket.config(proxy.url)) as cas:
+        assert list(cas.list_references()) == []
+        cas.put_blob(b"x")
+    assert_sound(bucket)
+    with pytest.raises(fastcas.ClobberError):
+        fastcas.create(bucket.url, config=bucket.config(proxy.url))
+
+
+@lost
+def test_a_deletion_whose_reply_is_lost(bucket, proxy, cas, fault):
+    digest, _ = cas.put_blob(b"x")
+    proxy.rule("POST", "delete", nth=1, **fault)
+    cas.delete_blob(digest)
+    assert not stored(bucket, digest).exists()
+    (name,) = fault
+    assert proxy.acted(name) == 1
+
+
+def test_a_server_that_refuses_everything_for_a_while(bucket, proxy, cas):
+    proxy.rule(fail_before=503, nth=range(1, 3))
+    digest, _ = cas.put_blob(b"x")
+    proxy.clear()
+    proxy.rule(fail_before=500, nth=range(1, 3))
+    assert cas.read_blob(digest) == b"x"
+    proxy.clear()
+    proxy.rule(fail_before=503, nth=range(1, 3))
+    cas.update_reference("a", descriptor_of())
+    assert indexed(bucket) == ["a"]
+
+
+# ---- in the middle of a body ----
+
+
+@pytest.mark.parametrize("size", [SMALL, MIDDLE, LARGE])
+def test_a_connection_cut_in_the_middle_of_an_upload(bucket, proxy, cas, size):
+    content = noise(size)
+    for expected in (None, digest_of(content)):
+        for _, source in sources(content):
+            proxy.clear()
+            proxy.rule("PUT", BLOB, nth=1, cut_request=size // 8)
+            assert cas.put_blob(source, expected_digest=expected) == (digest_of(content), size)
+            assert proxy.acted("cut_request") == 1
+            assert stored(bucket, digest_of(content)).read_bytes() == content
+            cas.delete_blob(digest_of(content))
+
+
+def test_an_update_of_the_index_cut_in_its_middle(bucket, proxy, cas):
+    proxy.rule("PUT", INDEX, nth=1, cut_request=20)
+    cas.update_reference("a", descriptor_of())
+    assert proxy.acted("cut_request") == 1
+    assert indexed(bucket) == ["a"]
+
+
+@pytest.mark.parametrize("after", [0, 1, MIB, LARGE - 1])
+def test_a_connection_cut_in_the_middle_of_a_read(proxy, reading, cas, after):
+    content = noise(LARGE)
+    digest, _ = cas.put_blob(content)
+    proxy.rule("GET", BLOB, nth=1, cut_reply=after)
+    with reading.get_blob(digest) as reader:
+        assert reader.read() == content
+    assert proxy.acted("cut_reply") == 1
+    # It went on from where it was.
+    assert sum(request.sent for request in proxy.requests) <= LARGE + 2 * MIB
+
+
+def test_a_connection_that_is_cut_again_and_again(proxy, reading, cas):
+    content = noise(LARGE)
+    digest, _ = cas.put_blob(content)
+    proxy.rule("GET", BLOB, cut_reply=6 * MIB)
+    with reading.get_blob(digest) as reader:
+        assert reader.read() == content
+    assert proxy.acted("cut_reply") == 3
+
+
+def test_a_blob_that_becomes_another_while_it_is_read(bucket, proxy, reading, cas):
+    """Only a stranger can do that; what it resumes with must not be that."""
+    content = noise(LARGE)
+    digest, _ = cas.put_blob(content)
+
+    def replace(_):
+        place = stored(bucket, digest)
+        new = place.with_name("new")
+        new.write_bytes(noise(LARGE, 1))
+        new.replace(place)
+
+    proxy.rule("GET", BLOB, nth=1, cut_reply=MIB)
+    proxy.rule("GET", BLOB, nth=2, before=replace)
+    with pytest.raises((CorruptError, OSError)), reading.get_blob(digest) as reader:
+        reader.read()
+    assert proxy.acted("before") == 1
+
+
+# ---- wrong bytes ----
+
+
+@pytest.mark.parametrize("size", [SMALL, MIDDLE, LARGE])
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_flipped_byte_is_never_delivered_as_the_blob(proxy, cas, size, place):
+    content = noise(size)
+    digest, _ = cas.put_blob(content)
+    proxy.rule("GET", BLOB, corrupt=place)
+    with pytest.raises(CorruptError), cas.get_blob(digest) as reader:
+        reader.read()
+    got = []  # who takes exactly its size doesn't get the last byte either
+    with pytest.raises(CorruptError), cas.get_blob(digest) as reader:
+        got.extend(iter(lambda: reader.read(min(65536, size - sum(map(len, got)))), b""))
+    assert sum(map(len, got)) < size
+    with pytest.raises(CorruptError):
+        cas.read_blob(digest, limit=size)
+    assert proxy.acted("corrupt") >= 3
+    proxy.clear()
+    assert cas.read_blob(digest, limit=size) == content
+
+
+@pytest.mark.parametrize("admitted", [False, True])
+@pytest.mark.parametrize("fewer", [1, 2000])
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_fewer_bytes_than_there_are(proxy, cas, size, fewer, admitted):
+    content = noise(size)
+    digest, _ = cas.put_blob(content)
+    proxy.rule("GET", BLOB, truncate_range=fewer, admitted=admitted)
+    with pytest.raises((CorruptError, OSError)), cas.get_blob(digest) as reader:
+        reader.read()
+    assert proxy.acted("truncate_range") >= 1
+
+
+@pytest.mark.parametrize("admitted", [False, True])
+def test_fewer_bytes_in_what_a_read_is_resumed_with(proxy, reading, cas, admitted):
+    content = noise(LARGE)
+    digest, _ = cas.put_blob(content)
+    proxy.rule("GET", BLOB, nth=1, cut_reply=MIB)
+    proxy.rule("GET", BLOB, nth=2, truncate_range=MIB, admitted=admitted)
+    with reading.get_blob(digest) as reader:
+        try:
+            assert reader.read() == content
+        except (CorruptError, OSError):
+            pass
+    assert proxy.acted("truncate_range") == 1
+
+
+def test_nothing_more_comes_of_a_read_that_is_resumed(proxy, reading, cas):
+    content = noise(LARGE)
+    digest, _ = cas.put_blob(content)
+    proxy.rule("GET", BLOB, nth=1, cut_reply=MIB)
+    proxy.rule("GET", BLOB, nth=range(2, 100), truncate_range=LARGE)
+    with pytest.raises((CorruptError, OSError)), reading.get_blob(digest) as reader:
+        reader.read()
+    assert proxy.acted("truncate_range") >= 1
+
+
+def test_scrub_through_a_server_that_gives_wrong_bytes(proxy, cas):
+    right, _ = cas.put_blob(noise(SMALL))
+    wrong, _ = cas.put_blob(noise(MIDDLE))
+    proxy.rule("GET", wrong.encoded, corrupt=5)
+    report = cas.scrub()
+    assert [(problem.digest, problem.kind) for problem in report.problems] == [(wrong, "corrupt")]
+    assert report.checked == 2
+    assert right in cas
+
+
+# ---- slow, far, and with another time ----
+
+
+def test_a_slow_server_far_away(bucket, proxy, cas):
+    proxy.rule(delay=0.05, slow=0.1)
+    content = noise(MIDDLE)
+    digest, _ = cas.put_blob(content)
+    assert cas.read_blob(digest) == content
+    cas.update_reference("a", descriptor_of())
+    assert proxy.acted("slow") >= 2
+    assert proxy.acted("delay") == len(proxy.requests)
+
+
+@pytest.mark.parametrize("seconds", [86_400, -86_400])
+def test_gc_goes_by_the_time_of_the_server(bucket, proxy, cas, seconds):
+    proxy.rule(skew=seconds)
+    young, _ = cas.put_blob(b"young")
+    old, _ = cas.put_blob(b"old")
+    then = time.time() - 7200
+    os.utime(stored(bucket, old), (then, then))
+    assert [info.digest for info in cas.gc(grace=3600).deleted] == [old]
+    assert cas.read_blob(young) == b"young"
+    assert proxy.acted("skew") > 0
+
+
+# ---- many writers of the index ----
+
+
+def _add(url, config, worker, count):
+    with fastcas.open(url, config=config) as cas:
+        for number in range(count):
+            cas.update_reference(f"{worker}-{number}", descriptor_of(b"%d" % number))
+
+
+def _wanted(workers, count):
+    return sorted(f"{worker}-{number}" for worker in range(workers) for number in range(count))
+
+
+def test_sixteen_threads_on_the_index(bucket, cas):
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda worker: _add(bucket.url, bucket.config(), worker, 50), range(16)))
+    assert sorted(indexed(bucket)) == _wanted(16, 50)
+
+
+def test_four_processes_on_the_index(bucket, cas, spawn):
+    children = [spawn(_add, bucket.url, bucket.config(), worker, 200) for worker in range(4)]
+    for child in children:
+        child.result(100)
+    assert sorted(indexed(bucket)) == _wanted(4, 200)
+
+
+def test_many_writers_of_the_index_whose_replies_are_lost_now_and_then(bucket, proxy, cas):
+    chance = random.Random(4)
+    proxy.rule("PUT", INDEX, nth={n for n in range(1000) if chance.random() < 0.1}, drop_reply=True)
+    proxy.rule("PUT", INDEX, nth={n for n in range(1000) if chance.random() < 0.1}, fail_after=503)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda worker: _add(bucket.url, bucket.config(proxy.url), worker, 10), range(8)))
+    assert sorted(indexed(bucket)) == _wanted(8, 10)
+    assert proxy.acted("drop_reply") > 3
+    assert proxy.acted("fail_after") > 3
+
+
+# ---- servers that don't keep the conditions ----
+
+
+def test_the_probe_finds_nothing_wrong_with_the_server(bucket, proxy):
+    assert all(finding.right for finding in fastcas.probe(bucket.url, config=bucket.config(proxy.url)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "wrong"),
+    [
+        ({"strip_conditions": True}, {"create-only", "stale if-match"}),
+        ({"check_then_write": 0.02}, {"create-only, raced", "if-match, raced"}),
+    ],
+)
+def test_a_server_that_fails_the_probe_is_refused(bucket, proxy, cas, fault, wrong):
+    proxy.rule("PUT", **fault)
+    findings = fastcas.probe(bucket.url, config=bucket.config(proxy.url))
+    assert {finding.name for finding in findings if not finding.right} >= wrong
+    with pytest.raises(fastcas.UnsupportedError):
+        cas.update_reference("a", descriptor_of())
+    assert indexed(bucket) == []
+
+
+def test_updates_are_lost_there_by_who_goes_on_all_the_same(bucket, proxy, cas):
+    """So the tests above would see it."""
+    proxy.rule("PUT", INDEX, check_then_write=0.02)
+    config = {**bucket.config(proxy.url), "unsafe_index": True}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda worker: _add(bucket.url, config, worker, 5), range(8)))
+    assert len(indexed(bucket)) < 40
+
+
+# ---- put and tag beside gc ----
+
+GRACE = 4.0  # seconds, in which an image is put and tagged
+
+
+def _hurry():
+    """What is agreed between writers and gc, in less time than usual."""
+    sweep.LOOK_AGAIN, sweep.WAIT = 0.3, 0.6
+
+
+def _put_and_tag(url, config, worker, seconds):
+    """How many images it has put, and found whole when they were tagged; they share layers."""
+    _hurry()
+    chance = random.Random(worker)
+    end = time.monotonic() + seconds
+    count = 0
+    with fastcas.open(url, config=config) as cas:
+        while time.monotonic() < end:
+            count += 1
+            blobs = [b'{"worker": %d, "count": %d}' % (worker, count)]
+            blobs += [noise(5000, seed) for seed in chance.sample(range(8), 2)]
+            put = [Descriptor("application/x", *cas.put_blob(blob)) for blob in blobs]
+            digest, size = cas.put_json(Manifest(put[0], put[1:]))
+            cas.update_reference(f"worker-{worker}", Descriptor(MANIFEST, digest, size))
+            for entry in (digest, *(descriptor.digest for descriptor in put)):
+                cas.read_blob(entry)
+    return count
+
+
+def _collect(url, config, seconds):
+    """How many blobs it has removed."""
+    _hurry()
+    end = time.monotonic() + seconds
+    count = 0
+    with fastcas.open(url, config=config) as cas:
+        while time.monotonic() < end:
+            count += len(cas.gc(grace=GRACE).deleted)
+    return count
+
+
+def test_put_and_tag_beside_gc(bucket, cas, spawn):
+    writers = [spawn(_put_and_tag, bucket.url, bucket.config(), worker, 15) for worker in range(3)]
+    collectors = [spawn(_collect, bucket.url, bucket.config(), 15) for _ in range(2)]
+    assert min(child.result() for child in writers) > 3
+    assert sum(child.result() for child in collectors) > 10
+    assert sorted(indexed(bucket)) == ["worker-0", "worker-1", "worker-2"]
+    assert_sound(bucket)  # nothing that the index leads to is missing
+
+
+def _start(started, pool, function, *arguments):
+    """What starts something beside a request that is held until it is done, or waits for it."""
+
+    def start(_):
+        started.append(pool.submit(function, *arguments))
+        wait(started, 2)
+
+    return start
+
+
+@pytest.mark.parametrize("size", [SMALL, MIDDLE])
+@pytest.mark.parametrize("moment", [("PUT", "/announced$"), ("PUT", "/step$"), ("HEAD", BLOB)])
+def test_a_blob_that_is_put_again_when_gc_is_about_to_remove_it(
+    bucket, proxy, cas, monkeypatch, size, moment
+):
+    monkeypatch.setattr(sweep, "WAIT", 0.0)
+    digest, _ = cas.put_blob(noise(size))
+    then = time.time() - 7200
+    os.utime(stored(bucket, digest), (then, then))
+    with fastcas.open(bucket.url, config=bucket.config()) as other, ThreadPoolExecutor(1) as beside:
+        puts = []
+        proxy.rule(*moment, nth=1, before=_start(puts, beside, other.put_blob, noise(size)))
+        cas.gc(grace=3600)
+        assert proxy.acted("before") == 1
+        puts[0].result(60)  # it may have waited for the end of the step
+        assert cas.read_blob(digest) == noise(size)
+
+
+@pytest.mark.parametrize("moment", [("PUT", "/announced$"), ("PUT", "/step$"), ("HEAD", BLOB)])
+def test_an_image_that_is_tagged_when_gc_is_about_to_remove_it(bucket, proxy, cas, monkeypatch, moment):
+    monkeypatch.setattr(sweep, "WAIT", 0.0)
+    digest, size = cas.put_json(Manifest(descriptor_of(), []))
+    then = time.time() - 7200
+    os.utime(stored(bucket, digest), (then, then))
+    with fastcas.open(bucket.url, config=bucket.config()) as other:
+        entry = Descriptor(MANIFEST, digest, size)
+        with ThreadPoolExecutor(1) as beside:
+            tags = []
+            start = _start(tags, beside, other.update_reference, "a", entry)
+            proxy.rule(*moment, nth=1, before=start)
+            assert cas.gc(grace=3600).deleted == []
+            tags[0].result(60)
+    assert indexed(bucket) == ["a"]
+    assert digest in cas
+
+
+# ---- SIGKILL ----
+
+
+def _put(url, config, size):
+    with fastcas.open(url, config=config) as cas:
+        cas.put_blob(noise(size), expected_digest=digest_of(noise(size)))
+
+
+KILLED = {
+    "in the second part": (LARGE, "PUT", "partNumber=2"),
+    "at the end of the parts": (LARGE, "POST", "uploadId="),
+    "in the one request": (MIDDLE, "PUT", BLOB),
+}
+
+
+@pytest.mark.parametrize("when", KILLED)
+def test_a_writer_killed_in_the_middle_of_an_upload(bucket, proxy, cas, spawn, monkeypatch, when):
+    monkeypatch.setattr(sweep, "WAIT", 0.0)
+    size, operation, pattern = KILLED[when]
+    kept, _ = cas.put_blob(b"kept")
+    reached, dead = threading.Event(), threading.Event()
+
+    def hold(_):
+        reached.set()
+        dead.wait(60)
+
+    proxy.rule(operation, pattern, nth=1, before=hold, cut_request=0)
+    child = spawn(_put, bucket.url, bucket.config(proxy.url), size)
+    assert reached.wait(60)
+    os.kill(child.process.pid, signal.SIGKILL)
+    child.process.wait()
+    dead.set()
+    assert list(cas) == [kept]
+    uploads = [place for place in bucket.path.glob(".sgwtmp/multipart/*/*") if place.is_dir()]
+    assert len(uploads) == (size == LARGE)  # which a lifecycle rule removes: no client can see it
+    assert cas.clean() == []
+    assert cas.gc(grace=0).deleted == [(kept, 4)]
+    _put(bucket.url, bucket.config(), size)
+    assert cas.read_blob(digest_of(noise(size)), limit=size) == noise(size)
+    assert_sound(bucket)
+
+
+# ---- what an operation costs ----
+
+
+@pytest.fixture
+def asked(bucket, proxy, monkeypatch):
+    """Runs something; returns the requests that it made. Without the looks at the sweeps of others, one
+    LIST every two seconds, and gc's wait."""
+    monkeypatch.setattr(sweep, "LOOK_AGAIN", 1e12)
+    monkeypatch.setattr(sweep, "WAIT", 0.0)
+
+    def count(function, *arguments, **options):
+        proxy.clear()
+        result = function(*arguments, **options)
+        return dict(proxy.counts()), result
+
+    return count
+
+
+def test_what_each_operation_asks(bucket, proxy, asked):
+    where = {"config": bucket.config(proxy.url)}
+    said, cas = asked(fastcas.create, bucket.url, **where)
+    assert said == {"HEAD": 1, "PUT": 2}
+    with cas:
+        assert asked(cas.put_blob, noise(SMALL))[0] == {"PUT": 1, "LIST": 1}  # the one look
+        said, (small, _) = asked(cas.put_blob, noise(SMALL))
+        assert said == {"PUT": 1}
+        said, (middle, _) = asked(cas.put_blob, noise(MIDDLE))
+        assert said == {"HEAD": 1, "PUT": 1}
+        assert asked(cas.put_blob, noise(MIDDLE))[0] == {"HEAD": 1, "PUT": 1}  # the mark
+        assert sum(request.received for request in proxy.requests) == 0
+        said, (large, _) = asked(cas.put_blob, noise(LARGE))
+        assert said == {"HEAD": 1, "POST": 2, "PUT": 3}
+        assert asked(cas.put_blob, noise(LARGE))[0] == {"HEAD": 1, "PUT": 1}
+        for digest in (small, middle, large):
+            assert asked(cas.read_blob, digest, limit=LARGE)[0] == {"GET": 1}
+            assert asked(cas.stat_blob, digest)[0] == {"HEAD": 1}
+        assert asked(cas.get_index)[0] == {"GET": 1}
+        cas.update_reference("first", descriptor_of())  # looks what its server is like
+        assert asked(cas.update_reference, "second", descriptor_of())[0] == {"GET": 1, "PUT": 1}
+        assert asked(cas.put_blobs, [noise(100, n) for n in range(50)])[0] == {"PUT": 50}
+        assert asked(lambda: list(cas.list_blobs()))[0] == {"LIST": 1}
+        assert asked(cas.delete_blob, small)[0] == {"POST": 1}
+    said, cas = asked(fastcas.open, bucket.url, **where)
+    assert said == {"GET": 1, "HEAD": 1}
+    cas.close()
+
+
+def _many(bucket, count):
+    """Plants so many blobs that nothing leads to, past the server."""
+    folder = bucket.layout / "blobs" / "sha256"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        content = b"%d" % number
+        (folder / digest_of(content).partition(":")[2]).write_bytes(content)
+
+
+@pytest.mark.parametrize("count", [1, 900, 2100])
+def test_what_gc_asks(bucket, proxy, cas, asked, count):
+    """One image, which stays, and ``count`` blobs that go."""
+    cas.update_reference("kept", Descriptor(MANIFEST, *cas.put_json(Manifest(descriptor_of(), []))))
+    _many(bucket, count)
+    said, report = asked(cas.gc, grace=0)
+    assert (len(report.deleted), report.kept) == (count, 1)
+    # How often the clock is asked, by PUT, HEAD and POST, depends on when in its second the server is.
+    clock = sum(r.operation == "PUT" and "/.fastcas/clock/" in r.path for r in proxy.requests)
+    steps, pages = -(-count // 1000), -(-(count + 1) // 1000)
+    assert said == {
+        "GET": 4 + 2 * steps,
+        "HEAD": 2 * count + clock,
+        "PUT": 1 + steps + clock,
+        "POST": 1 + 3 * steps + clock,
+        "LIST": 4 + 2 * pages,
+    }
+
+
+def test_listing_asks_for_a_thousand_at_a_time(bucket, cas, asked):
+    _many(bucket, 2100)
+    said, found = asked(lambda: list(cas.list_blobs()))
+    assert len(found) == 2100
+    assert said == {"LIST": 3}

@@ -1,0 +1,745 @@
+"""The engine on an object store, against the client's own memory: URLs, secrets, marks, sweeps, replies
+that get lost, connections that break. tests/objectstore does it against a server."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import io
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import obstore
+import pytest
+from obstore.exceptions import GenericError, PreconditionError
+
+import fastcas
+from conformance import descriptor_of, digest_of, noise, store_image
+from conftest import child_environment
+from fastcas import (
+    ClobberError,
+    CorruptError,
+    Digest,
+    InvalidError,
+    NotExistError,
+    UnsupportedError,
+)
+from fastcas.store import bucket as requests
+from fastcas.store import conditions, ingest, location, sweep
+from fastcas.store.location import connect, hide, parse, secrets
+
+SECRET = "sEcReT/+key"
+S3 = {"endpoint": "http://127.0.0.1:1", "access_key_id": "AKIDXXXXX", "secret_access_key": SECRET}
+FAST = {"retry_config": {"max_retries": 0}}
+
+
+@pytest.fixture(autouse=True)
+def no_wait(monkeypatch):
+    monkeypatch.setattr(sweep, "WAIT", 0.0)
+
+
+@pytest.fixture
+def url():
+    return f"memory://{uuid.uuid4().hex}/x"
+
+
+@pytest.fixture
+def store(url):
+    with fastcas.create(url) as engine:
+        yield engine
+
+
+def raw(url):
+    """The client of a URL's bucket, for what an engine doesn't do."""
+    return connect(parse(url), {})
+
+
+def names(url):
+    return sorted(meta["path"].removeprefix("x/") for meta in obstore.list(raw(url)).collect())
+
+
+# ---- URLs and what is secret ----
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("s3://bucket", ("s3", "bucket", "")),
+        ("s3://bucket/", ("s3", "bucket", "")),
+        ("gs://b/a/b c", ("gs", "b", "a/b c")),
+        ("az://container/x/", ("az", "container", "x")),
+    ],
+)
+def test_a_url_is_taken_apart(url, parts):
+    assert parse(url) == parts
+    assert str(parse(url)).rstrip("/") == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://", "s3:///x", "s3://b//x", "s3://b/x//", "s3://b/../x", "s3://b/.", "s3://b?x", "s3://b/x?y=1",
+     "s3://b/x#y", "s3://b:9000/x", "s3://b/x\ny", "memory://"],
+)  # fmt: skip
+def test_a_url_that_names_no_place_is_refused(url):
+    for call in (fastcas.open, fastcas.create, fastcas.probe):
+        with pytest.raises(InvalidError):
+            call(url)
+
+
+def test_credentials_in_a_url_are_refused_and_not_repeated():
+    with pytest.raises(InvalidError) as caught:
+        fastcas.open(f"s3://AKID:{SECRET}@bucket/x")
+    assert SECRET not in str(caught.value)
+
+
+def test_other_schemes_are_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotExistError):
+        fastcas.open("http://x/y")
+    with pytest.raises(InvalidError):
+        fastcas.open(tmp_path, config={})
+
+
+def test_nothing_secret_is_seen(monkeypatch):
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "tokentokentoken")
+    config = {**S3, **FAST}
+    with pytest.raises(OSError) as caught:
+        fastcas.open("s3://bucket/x", config=config)
+    assert caught.value.filename == "s3://bucket/x/oci-layout"
+    shown = "".join(map(str, [caught.value, caught.value.__cause__, caught.value.__context__]))
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+    assert SECRET not in shown
+    with pytest.raises(InvalidError) as caught:
+        fastcas.open("s3://bucket", config={**config, "no_such_key": SECRET})
+    assert "no_such_key" in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert hide(f"a {SECRET} tokentokentoken b", secrets(config)) == "a *** *** b"
+
+
+def test_missing_credentials_are_told(store, monkeypatch):
+    def get(*_, **__):
+        raise GenericError("Error performing PUT http://169.254.169.254/latest/api/token: timed out")
+
+    monkeypatch.setattr(requests.obstore, "get", get)
+    with pytest.raises(PermissionError, match="no credentials were found"):
+        store.get_index()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("NoSuchKey", NotExistError),
+        ("BlobNotFound", NotExistError),  # Azure's
+        ("ContainerNotFound", NotExistError),
+        ("InvalidAccessKeyId", PermissionError),
+    ],
+)
+def test_what_a_server_says_that_finds_nothing(store, monkeypatch, code, kind):
+    def get(*_, **__):
+        raise FileNotFoundError(
+            f"404: <Error><Code>{code}</Code><Message>Some words.</Message></Error>"
+        )
+
+    monkeypatch.setattr(requests.obstore, "get", get)
+    with pytest.raises(kind) as caught:
+        store.get_blob(digest_of(b"x"))
+    if code == "ContainerNotFound":
+        assert "no such bucket" in str(caught.value)
+
+
+def test_an_engine_pickles_without_secrets(url, monkeypatch):
+    with fastcas.create(url) as engine:
+        engine.put_blob(b"x")
+        with pickle.loads(pickle.dumps(engine)) as again:
+            assert again.read_blob(digest_of(b"x")) == b"x"
+        assert repr(again).startswith("<fastcas.StoreEngine 'memory://")
+    monkeypatch.setattr(fastcas.StoreEngine, "_config", S3, raising=False)
+    engine = copy.copy(engine)
+    engine._config = S3
+    assert SECRET not in repr(engine)
+    with pytest.raises(UnsupportedError) as caught:
+        pickle.dumps(engine)
+    assert "secret_access_key" in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_settings_are_told_apart():
+    for name in (
+        "secret_access_key",
+        "AWS_SECRET_ACCESS_KEY",
+        "session_token",
+        "sas_key",
+        "account_key",
+    ):
+        assert location.is_secret(name)
+    for name in (
+        "region",
+        "endpoint",
+        "container_authorization_token_file",
+        "virtual_hosted_style_request",
+    ):
+        assert not location.is_secret(name)
+
+
+def test_an_http_endpoint_may_be_used_and_tls_is_signed_once(monkeypatch):
+    seen = []
+    monkeypatch.setattr(location.stores, "S3Store", lambda *a, **k: seen.append(k))
+    connect(parse("s3://b"), {"endpoint": "http://here"})
+    connect(parse("s3://b"), {})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://there")
+    connect(parse("s3://b"), {})
+    assert [one["client_options"].get("allow_http") for one in seen] == [True, None, True]
+    assert [one["config"].get("unsigned_payload") for one in seen] == [None, True, None]
+
+
+def test_the_missing_extra_is_named():
+    program = (
+        "import sys; sys.modules['obstore'] = None\n"
+        "import fastcas\n"
+        "try: fastcas.open('s3://bucket/x')\n"
+        "except fastcas.UnsupportedError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True)
+    assert "pip install 'fastcas[objectstore]'" in done.stdout, done.stderr
+
+
+# ---- layouts ----
+
+
+def test_create_and_open(url):
+    with pytest.raises(NotExistError):
+        fastcas.open(url)
+    with fastcas.create(url) as engine:
+        assert engine.url == url
+        assert engine.durability == "full"
+    assert names(url) == ["index.json", "oci-layout"]
+    with pytest.raises(ClobberError):
+        fastcas.create(url)
+    with fastcas.open(url, durability="batch") as engine:
+        assert engine.durability == "full"
+    with pytest.raises(InvalidError):
+        fastcas.open(url, durability="nosuch")
+    obstore.put(raw(url), "x/oci-layout", b'{"imageLayoutVersion":"2.0.0"}')
+    with pytest.raises(InvalidError, match="imageLayoutVersion"):
+        fastcas.open(url)
+    obstore.delete(raw(url), "x/oci-layout")
+    with pytest.raises(InvalidError, match="no oci-layout"):
+        fastcas.open(url)
+
+
+def test_create_goes_on_where_another_was_interrupted(url):
+    obstore.put(raw(url), "x/index.json", fastcas.layout.INDEX_BYTES)
+    fastcas.create(url).close()
+    other = url + "y"
+    obstore.put(raw(other), "xy/index.json", b'{"schemaVersion":2,"manifests":[ ]}')
+    with pytest.raises(ClobberError):
+        fastcas.create(other)
+
+
+def test_a_create_whose_reply_was_lost_has_succeeded(url, monkeypatch):
+    real = obstore.put
+
+    def put(client, key, content, **more):
+        real(client, key, content, **more)
+        if more.get("mode") == "create":
+            raise requests.exceptions.AlreadyExistsError("asked twice")
+
+    monkeypatch.setattr(requests.obstore, "put", put)
+    fastcas.create(url).close()
+    monkeypatch.undo()
+    fastcas.open(url).close()
+
+
+def test_a_forked_child_is_refused(store):
+    store.put_blob(b"x")
+    receive, send = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        said = b"nothing"
+        try:
+            store.read_blob(digest_of(b"x"))
+        except UnsupportedError as error:
+            said = str(error).encode()
+        finally:
+            os.write(send, said)
+            os._exit(0)
+    os.close(send)
+    with open(receive, "rb") as stream:
+        assert b"forked child" in stream.read()
+    os.waitpid(pid, 0)
+    assert store.read_blob(digest_of(b"x")) == b"x"
+
+
+# ---- puts ----
+
+
+class Unseekable:
+    def __init__(self, content):
+        self.content = memoryview(content)
+
+    def read(self, size):
+        piece, self.content = self.content[:size], self.content[size:]
+        return bytes(piece)
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Uploads of parts are tried with little."""
+    for module in (requests, ingest):
+        monkeypatch.setattr(module, "PART", 64 << 10)
+    monkeypatch.setattr(ingest, "IN_MEMORY", 128 << 10)
+
+
+def test_every_way_into_the_store(store, small_parts, tmp_path):
+    for number, size in enumerate((0, 1, 65535, 65536, 65537, 300_000, (1 << 20) + 7)):
+        content = noise(size, number)
+        path = tmp_path / str(number)
+        path.write_bytes(content)
+        for make in (bytes, Unseekable, io.BytesIO, lambda content: iter([content]), None):
+            for expected in ({}, {"expected_digest": digest_of(content)}, {"expected_size": size}):
+                found = store.put_blob(make(content) if make else path, **expected)
+                assert found == (digest_of(content), size)
+                assert store.read_blob(digest_of(content)) == content
+                store.delete_blob(digest_of(content))
+        with open(path, "rb") as file:
+            assert store.put_blob(file) == (digest_of(content), size)
+
+
+def test_wrong_content_is_never_published(store, small_parts, tmp_path):
+    path = tmp_path / "source"
+    path.write_bytes(noise(300_000))
+    wrong = digest_of(b"other")
+    for source in (noise(300_000), path, Unseekable(noise(300_000))):
+        with pytest.raises(CorruptError):
+            store.put_blob(source, expected_digest=wrong, expected_size=300_000)
+    assert list(store) == []
+
+
+def test_a_source_that_changes_between_two_readings_is_refused(
+    store, small_parts, tmp_path, monkeypatch
+):
+    path = tmp_path / "source"
+    path.write_bytes(noise(300_000))
+    real = ingest.Put.hash
+
+    def hash_and_change(self, source):
+        found = real(self, source)
+        path.write_bytes(noise(300_000, 9))
+        return found
+
+    monkeypatch.setattr(ingest.Put, "hash", hash_and_change)
+    with pytest.raises(CorruptError):
+        store.put_blob(path)
+    assert list(store) == []
+
+
+def test_a_large_blob_that_is_stored_is_marked_and_not_sent(store, url, monkeypatch):
+    content = noise(3 << 20)
+    digest, _ = store.put_blob(content)
+    assert not any(name.startswith(".fastcas/used") for name in names(url))
+    sent = []
+    real = obstore.put
+    monkeypatch.setattr(
+        requests.obstore, "put", lambda c, key, *a, **k: sent.append(key) or real(c, key, *a, **k)
+    )
+    assert store.put_blob(content) == (digest, len(content))
+    assert sent == [f"x/.fastcas/used/sha256/{digest.encoded}"]
+    store.delete_blob(digest)
+    assert not any(name.startswith(".fastcas/used") for name in names(url))
+
+
+def test_a_put_that_expects_what_is_stored_reads_its_source_all_the_same(store):
+    content = noise(9 << 20)
+    digest, size = store.put_blob(content)
+    with pytest.raises(CorruptError):
+        store.put_blob(iter([noise(9 << 20, 4)]), expected_digest=digest, expected_size=size)
+
+
+def test_put_blobs_is_in_order_and_names_the_first_that_fails(store, tmp_path):
+    sources = [b"%d" % number for number in range(200)]
+    assert [found.digest for found in store.put_blobs(sources)] == [digest_of(one) for one in sources]
+    missing = tmp_path / "missing"
+    with pytest.raises(FileNotFoundError) as caught:
+        store.put_blobs([b"a", missing, tmp_path / "too"])
+    assert caught.value.source == missing
+
+
+def test_readers_of_one_bucket_are_copied_within_it(url, monkeypatch):
+    content = noise(3 << 20)
+    other = url.removesuffix("x") + "other"
+    with fastcas.create(url) as one, fastcas.create(other) as two:
+        digest, size = one.put_blob(content)
+        small, _ = one.put_blob(b"small")
+        with one.get_blob(digest) as blob, one.get_blob(small) as little:
+            assert [copied.method for copied in two.put_copies([blob, little])] == [
+                "server-copy",
+                "copy",
+            ]
+            assert two.put_copy(blob) == ("exists", size)
+        assert two.read_blob(digest) == content
+        two.delete_blob(digest)
+        with one.get_blob(digest) as blob:
+            assert two.put_copy(blob, verify=True).method == "copy"
+
+
+# ---- readers ----
+
+
+class Breaks:
+    """An answer whose body ends after so many bytes, in an error or as if that were all."""
+
+    def __init__(self, found, after, error):
+        self.found, self.after, self.error = found, after, error
+        self.meta, self.attributes = found.meta, found.attributes
+
+    def stream(self, min_chunk_size):
+        left = self.after
+        for chunk in self.found.stream(min_chunk_size=min_chunk_size):
+            yield chunk[:left]
+            left -= len(chunk)
+            if left <= 0:
+                break
+        if self.error:
+            raise GenericError("connection reset")
+
+
+@pytest.mark.parametrize("error", [True, False])
+def test_a_broken_body_is_taken_up_again(store, monkeypatch, error):
+    content = noise(5 << 20)
+    digest, _ = store.put_blob(content)
+    real = obstore.get
+    asked = []
+
+    def get(client, key, *, options=None):
+        asked.append((options or {}).get("range"))
+        found = real(client, key, options=options)
+        return Breaks(found, 2 << 20, error)
+
+    monkeypatch.setattr(requests.obstore, "get", get)
+    with store.get_blob(digest) as blob:
+        assert blob.read() == content
+        assert blob.verified
+    assert asked == [None, {"offset": 2 << 20}, {"offset": 4 << 20}]
+
+
+def test_a_body_that_never_comes_is_an_error(store, monkeypatch):
+    digest, _ = store.put_blob(noise(3 << 20))
+    real = obstore.get
+    monkeypatch.setattr(
+        requests.obstore,
+        "get",
+        lambda c, key, options=None: Breaks(real(c, key, options=options), 0, True),
+    )
+    monkeypatch.setattr("fastcas.store.reader._PAUSE", 0.001)
+    with pytest.raises(OSError, match="connection reset"), store.get_blob(digest) as blob:
+        blob.read()
+
+
+def test_a_blob_that_is_replaced_while_it_is_read(store, monkeypatch):
+    digest, _ = store.put_blob(noise(5 << 20))
+    real = obstore.get
+
+    def get(client, key, *, options=None):
+        if options and "range" in options:
+            obstore.put(client, key, noise(5 << 20, 7))
+        return Breaks(real(client, key, options=options), 2 << 20, True)
+
+    monkeypatch.setattr(requests.obstore, "get", get)
+    with store.get_blob(digest) as blob:
+        with pytest.raises(NotExistError, match="stored anew"):
+            blob.read()
+        assert not blob.verified
+
+
+# ---- the index ----
+
+
+def test_lost_replies_lose_no_update(store, monkeypatch):
+    """The server has written, and the client is told that it hasn't."""
+    real = obstore.put
+    calls = []
+
+    def put(client, key, content, **more):
+        result = real(client, key, content, **more)
+        if key == "x/index.json":
+            calls.append(key)
+            if len(calls) % 2:
+                raise PreconditionError("asked twice") if len(calls) % 4 == 1 else GenericError("503")
+        return result
+
+    monkeypatch.setattr(requests.obstore, "put", put)
+    ran = []
+    for number in range(10):
+
+        def add(index, number=number):
+            ran.append(number)
+            entry = descriptor_of(b"%d" % number)
+            return index.replace(manifests=(*index.manifests, entry))
+
+        store.update_index(add)
+    assert len(store.get_index().manifests) == 10
+    assert ran == list(range(10)), "what was written is not done again"
+
+
+def test_an_update_that_is_refused_is_made_again(store, url):
+    with fastcas.open(url) as other:
+        tried = []
+
+        def add(index):
+            if not tried:
+                other.update_reference("theirs", descriptor_of(b"theirs"))
+            tried.append(len(index.manifests))
+            return index.replace(manifests=(*index.manifests, descriptor_of(b"ours")))
+
+        store.update_index(add)
+    assert tried == [0, 1]
+    assert len(store.get_index().manifests) == 2
+
+
+def test_a_server_that_keeps_failing_is_told(store, monkeypatch):
+    real = obstore.put
+
+    def put(client, key, content, **more):
+        if key == "x/index.json":
+            raise GenericError("503 Service Unavailable")
+        return real(client, key, content, **more)
+
+    monkeypatch.setattr(requests.obstore, "put", put)
+    monkeypatch.setattr("fastcas.store.index._PAUSE", 0.0001)
+    with pytest.raises(OSError, match="503") as caught:
+        store.update_reference("v1", descriptor_of())
+    assert caught.value.errno == errno.EIO
+
+
+def test_threads_lose_no_update(url):
+    fastcas.create(url).close()
+
+    def work(number):
+        with fastcas.open(url) as cas:
+            for count in range(10):
+                cas.update_reference(f"v{number}-{count}", descriptor_of(b"%d" % number))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with fastcas.open(url) as cas:
+        assert len(cas.list_references()) == 80
+
+
+def test_the_function_may_not_change_the_index(store):
+    def change(index):
+        store.put_index(index)
+
+    with pytest.raises(InvalidError, match="function that changes it"):
+        store.update_index(change)
+
+
+@pytest.fixture
+def ignoring(monkeypatch):
+    """A server that ignores conditions."""
+    real = obstore.put
+
+    def put(client, key, content, *, mode="overwrite", **more):
+        return real(client, key, content, mode="overwrite", **more)
+
+    monkeypatch.setattr(requests.obstore, "put", put)
+
+
+def test_a_server_that_ignores_conditions_is_refused(url, store, ignoring):
+    with pytest.raises(UnsupportedError, match="create-only"):
+        store.update_reference("v1", descriptor_of())
+    assert store.list_references() == []
+    found = {one.name: one.right for one in fastcas.probe(url)}
+    assert not found["create-only"]
+    assert not found["stale if-match"]
+    with fastcas.open(url) as again, pytest.raises(UnsupportedError):
+        again.update_reference("v1", descriptor_of())
+    with fastcas.open(url, config={"unsafe_index": True}) as again:
+        again.update_reference("v1", descriptor_of())
+        assert again.list_references() == ["v1"]
+
+
+def test_the_probe_finds_a_race(url, monkeypatch):
+    """Conditions that are looked at before the write, and not with it."""
+    real = obstore.put
+
+    def put(client, key, content, *, mode="overwrite", **more):
+        if mode == "create":
+            try:
+                obstore.head(client, key)
+            except FileNotFoundError:
+                time.sleep(0.002)
+                return real(client, key, content, **more)
+        elif mode != "overwrite" and obstore.head(client, key)["e_tag"] == mode["e_tag"]:
+            time.sleep(0.002)
+            return real(client, key, content, **more)
+        return real(client, key, content, mode=mode, **more)
+
+    monkeypatch.setattr(requests.obstore, "put", put)
+    monkeypatch.setattr(conditions, "STEPS", 5)
+    found = {one.name: one.right for one in fastcas.probe(url)}
+    wrong = {name for name, right in found.items() if not right}
+    assert wrong == {"create-only, raced", "if-match, raced"}
+    monkeypatch.undo()
+    assert all(one.right for one in fastcas.probe(url))
+    assert not any("probe" in name for name in names(url))
+
+
+# ---- gc ----
+
+
+def test_a_mark_keeps_a_blob(store):
+    large = noise(3 << 20)
+    digest, _ = store.put_blob(large)
+    start = store.read_clock()
+    store.put_blob(large)
+    found = {blob.digest: blob for blob in store.scan_blobs()}
+    assert found[digest].changed >= start
+    assert store.sweep_blobs([digest], index=store.get_index(), start=start, grace=0) == ([], [])
+    assert store.gc(grace=3600).deleted == []
+    assert [blob.digest for blob in store.gc(grace=0).deleted] == [digest]
+
+
+def test_an_announced_sweep_is_seen_and_leaves_nothing(store, url):
+    store.put_blob(b"x")
+    seen = []
+    real = sweep.Sweep.run
+
+    def run(self, *args, **more):
+        seen.extend(name for name in names(url) if name.startswith(".fastcas/gc"))
+        return real(self, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep.Sweep, "run", run)
+        assert len(store.gc(grace=0).deleted) == 1
+    assert len(seen) == 1
+    assert not any(name.startswith((".fastcas/gc", ".fastcas/clock")) for name in names(url))
+
+
+@pytest.mark.parametrize("size", [10, 3 << 20])
+@pytest.mark.timeout(60)
+def test_a_put_beside_a_step_waits_and_stores_anew(store, url, size):
+    """The put comes when the sweep has looked at its blob and not removed it yet."""
+    content = noise(size)
+    digest, _ = store.put_blob(content)
+    looked, go = threading.Event(), threading.Event()
+    with fastcas.open(url) as other, pytest.MonkeyPatch.context() as patch:
+        real = other._bucket.delete
+
+        def delete(keys):
+            if keys and keys[0].startswith("blobs/"):
+                looked.set()
+                assert go.wait(20)
+            real(keys)
+
+        patch.setattr(other._bucket, "delete", delete)
+        collected = []
+        gc = threading.Thread(target=lambda: collected.append(other.gc(grace=0)))
+        gc.start()
+        assert looked.wait(20)
+        put = threading.Thread(target=lambda: store.put_blob(content))
+        store._sweeps._looked = -1000.0
+        put.start()
+        put.join(0.5)
+        assert put.is_alive(), "it must wait: what it finds may go"
+        go.set()
+        put.join(20)
+        gc.join(20)
+    assert [blob.digest for blob in collected[0].deleted] == [digest]
+    assert store.read_blob(digest) == content
+
+
+def test_an_entry_that_comes_while_blobs_are_looked_at_keeps_them(store, url):
+    tagged, digests = store_image(store, 1)
+    with fastcas.open(url) as other, pytest.MonkeyPatch.context() as patch:
+        real = sweep.last_use
+
+        def last_use(bucket, digest):
+            if not other.list_references():
+                other.update_reference("v1", tagged)
+            return real(bucket, digest)
+
+        patch.setattr(sweep, "last_use", last_use)
+        patch.setattr(other._sweeps, "check_named", lambda _: None)  # it would wait for this sweep
+        assert store.gc(grace=0).deleted == []
+    assert set(store) == digests
+
+
+def test_what_a_sweep_took_while_it_was_named_is_told(store, url, monkeypatch):
+    tagged, _ = store_image(store, 1)
+    with fastcas.open(url) as other:
+        with other.announce_sweep() as announced:
+            with announced.step([tagged.digest]):
+                real = sweep.Sweeps._is_in_a_step
+                looks = []
+
+                def look(self, digest):
+                    looks.append(digest)
+                    if len(looks) == 2:
+                        other.delete_blob(tagged.digest)
+                    return real(self, digest) if len(looks) < 2 else False
+
+                monkeypatch.setattr(sweep.Sweeps, "_is_in_a_step", look)
+                store._sweeps._looked = -1000.0
+                with pytest.raises(NotExistError, match="put it again"):
+                    store.update_reference("v1", tagged)
+
+
+def test_a_sweep_that_ended_long_ago_stops_nobody(store, url, monkeypatch):
+    digest, _ = store.put_blob(b"x")
+    obstore.put(raw(url), "x/.fastcas/gc/dead/step", b'{"digests":["%s"]}' % digest.encode())
+    monkeypatch.setattr(sweep, "_DEAD", -1)
+    assert store.put_blob(b"x").digest == digest
+    assert store.clean() == []
+    monkeypatch.setattr("fastcas.store.engine._LEFT_BEHIND", -1)
+    assert store.clean() == [".fastcas/gc/dead/step"]
+
+
+def test_clean_leaves_marks(store, url, monkeypatch):
+    content = noise(3 << 20)
+    store.put_blob(content)
+    store.put_blob(content)
+    monkeypatch.setattr("fastcas.store.engine._LEFT_BEHIND", -1)
+    assert store.clean() == []
+    assert any(name.startswith(".fastcas/used/") for name in names(url))
+
+
+def test_the_clock_is_the_stores(store, monkeypatch):
+    """A client whose clock is wrong collects nothing that is young."""
+    store.put_blob(b"young")
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    monkeypatch.setattr(time, "time_ns", lambda: 4 * 10**18)
+    assert store.gc(grace=3600).deleted == []
+
+
+def test_strange_keys_among_the_blobs_are_told(store, url):
+    obstore.put(raw(url), "x/blobs/sha256/short", b"x")
+    obstore.put(raw(url), "x/blobs/stray", b"x")
+    digest = Digest(digest_of(b"y"))
+    obstore.put(raw(url), f"x/blobs/sha256/{digest.encoded}/below", b"x")
+    assert list(store) == []
+    assert [problem.kind for problem in store.scrub().problems] == ["bad-name"] * 3
+
+
+def test_uploads_share_a_budget():
+    budget = ingest.Budget(10)
+    order = []
+    with budget.take(6):
+        thread = threading.Thread(target=lambda: budget.change(-6) or order.append("second"))
+        thread.start()
+        thread.join(0.1)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    budget.change(6)
+    with budget.take(1000):  # more than there is: all of it
+        pass
