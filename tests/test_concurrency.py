@@ -505,15 +505,15 @@ def pass_engines(layout, method, way, durability):
     return "done"
 
 
-@pytest.mark.parametrize("durability", ["full", "batch", "none"])
 @pytest.mark.parametrize(
-    ("method", "way"),
+    ("method", "way", "durability"),
     [
-        ("spawn", "through_a_pool"),
-        ("spawn", "as_an_argument"),
-        ("fork", "through_a_pool"),
-        ("fork", "as_an_argument"),
-        ("fork", "by_inheritance"),
+        ("spawn", "through_a_pool", "batch"),  # a process of spawn takes a while to begin
+        ("spawn", "as_an_argument", "full"),
+        ("fork", "through_a_pool", "none"),
+        ("fork", "as_an_argument", "batch"),
+        ("fork", "by_inheritance", "full"),
+        ("fork", "by_inheritance", "batch"),
     ],
 )
 def test_engines_go_to_other_processes(spawn, layout, method, way, durability):

@@ -30,6 +30,9 @@ OLD = time.time() // 2 * 2 - 7200  # longer ago than gc's grace
 #: The sources that a disk may stand behind.
 SOURCES = ("bytes", "path", "file-consumed", "pipe", "generator")
 
+#: Checks that collect what was put a moment ago; see test_gc_by_whole_seconds.
+WITHOUT_GRACE = {"gc", "gc_policies", "gc_fails_closed", "sweep"}
+
 STORES = [
     ("overlay", "full"),
     ("overlay-of-two", "batch"),
@@ -71,6 +74,8 @@ def conform(name, place, durability):
     """What of the contract isn't kept, with a traceback."""
     broken = {}
     checks = dict(conformance.CHECKS)
+    for check in WITHOUT_GRACE if name == "exfat" else ():
+        del checks[check]
     for kind in SOURCES:
         checks[f"source {kind}"] = lambda store, kind=kind: conformance.check_source(store, kind)
     with mounts.mounted(name, place) as disk:
@@ -80,7 +85,7 @@ def conform(name, place, durability):
             try:
                 function(store)
                 assert own_names(store.layout) == set()
-            except Exception:
+            except (Exception, pytest.fail.Exception):
                 broken[check] = traceback.format_exc()
             shutil.rmtree(store.layout, ignore_errors=True)
             shutil.rmtree(elsewhere, ignore_errors=True)
