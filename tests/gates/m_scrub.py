@@ -200,7 +200,9 @@ def examine(place: str, seed: int, count: int, rounds: int) -> None:
     check_exit_codes(layout, digests)
 
 
-def read_some(cas: fastcas.DirEngine, layout: Path, digests: list[str], bad: set[str], seed: int) -> None:
+def read_some(
+    cas: fastcas.DirEngine, layout: Path, digests: list[str], bad: set[str], seed: int
+) -> None:
     """What is handed out of blobs, damaged or not, by reads of any size."""
     rng = random.Random(seed)
     problems = []

@@ -496,7 +496,10 @@ def every_way_walked() -> None:
 
 
 class _Careless:
-    """Reads as ``_core.Reader``, and compares nothing before it hands out the end; ``looks``: after it."""
+    """Reads as ``_core.Reader``, and compares nothing before it hands out the end.
+
+    ``looks``: it does after that.
+    """
 
     looks = False
 
