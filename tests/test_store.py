@@ -488,6 +488,28 @@ def test_lost_replies_lose_no_update(store, monkeypatch):
     assert ran == list(range(10)), "what was written is not done again"
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_an_update_named_is_looked_after(store, url, monkeypatch, lost):
+    """A sweep removes it and ends before the update is told that it was made."""
+    real = obstore.put
+    tagged, _ = store_image(store, 1)
+    store._sweeps._looked = -1000.0
+    obstore.put(raw(url), "x/.fastcas/gc/other/announced", b"")
+
+    def put(client, key, content, **more):
+        result = real(client, key, content, **more)
+        if key == "x/index.json":
+            store.delete_blob(tagged.digest)
+            obstore.delete(client, "x/.fastcas/gc/other/announced")
+            if lost:
+                raise GenericError("503")
+        return result
+
+    monkeypatch.setattr(requests.obstore, "put", put)
+    with pytest.raises(NotExistError, match="put it again"):
+        store.update_reference("v1", tagged)
+
+
 def test_an_update_that_is_refused_is_made_again(store, url):
     with fastcas.open(url) as other:
         tried = []
@@ -658,6 +680,50 @@ def test_a_put_beside_a_step_waits_and_stores_anew(store, url, size):
     assert store.read_blob(digest) == content
 
 
+@pytest.mark.parametrize("way", ["small", "marked", "damaged"])
+@pytest.mark.timeout(60)
+def test_a_step_that_ends_before_the_put_looks_takes_nothing(store, url, small_parts, way):
+    """What a put does last comes after the sweep's look, and the sweep is over when the put looks."""
+    content = noise(10 if way == "small" else 3 << 20)
+    digest, size = store.put_blob(content)
+    key = f"blobs/sha256/{digest.encoded}"
+    if way == "damaged":
+        obstore.put(raw(url), f"x/{key}", noise(size, 1))
+    looked, go = threading.Event(), threading.Event()
+    with fastcas.open(url) as other, pytest.MonkeyPatch.context() as patch:
+        delete, put, upload = other._bucket.delete, store._bucket.put, store._bucket.upload
+        gc = threading.Thread(target=lambda: other.gc(grace=0))
+
+        def delete_late(keys):
+            if keys and keys[0] == key:
+                looked.set()
+                assert go.wait(20)
+            delete(keys)
+
+        def end_gc():
+            go.set()
+            gc.join(20)
+
+        def put_early(where, *args, **more):
+            put(where, *args, **more)
+            if where == (key if way == "small" else sweep.mark_key(digest)):
+                end_gc()
+
+        def upload_early(*args):
+            upload(*args)
+            end_gc()
+
+        patch.setattr(other._bucket, "delete", delete_late)
+        patch.setattr(store._bucket, "put", put_early)
+        patch.setattr(store._bucket, "upload", upload_early)
+        gc.start()
+        assert looked.wait(20)
+        store._sweeps._looked = -1000.0
+        assert store.put_blob(content, verify_existing=way == "damaged") == (digest, size)
+        assert not gc.is_alive()
+    assert store.read_blob(digest) == content
+
+
 def test_an_entry_that_comes_while_blobs_are_looked_at_keeps_them(store, url):
     tagged, digests = store_image(store, 1)
     with fastcas.open(url) as other, pytest.MonkeyPatch.context() as patch:
@@ -669,7 +735,7 @@ def test_an_entry_that_comes_while_blobs_are_looked_at_keeps_them(store, url):
             return real(bucket, digest)
 
         patch.setattr(sweep, "last_use", last_use)
-        patch.setattr(other._sweeps, "check_named", lambda _: None)  # it would wait for this sweep
+        patch.setattr(other._sweeps, "check_named", lambda *_: None)  # it would wait for this sweep
         assert store.gc(grace=0).deleted == []
     assert set(store) == digests
 

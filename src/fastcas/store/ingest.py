@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastcas import _core
 from fastcas.blocks import BlockSink
 from fastcas.digest import Digest
-from fastcas.errors import CorruptError, UnsupportedError
+from fastcas.errors import CorruptError, NotExistError, UnsupportedError
 from fastcas.expected import check_algorithm, check_content, too_long
 from fastcas.files import write_all
 from fastcas.source import Source, open_source
@@ -110,26 +110,29 @@ class Ingest:
 
     def claim(self, digest: Digest, size: int, verify: bool) -> bool:
         """Whether the blob is stored, with that size, and with that content if ``verify``. Then it is
-        marked as used now, so that no gc takes it."""
-        self._sweeps.settle(digest)
-        while True:
-            try:
-                if self._bucket.head(key_of(digest))["size"] != size:
-                    return False
-                if verify and not self._is_right(digest):
-                    return False
-            except Missing:
-                return False
+        marked as used now, so that no gc takes it; nor, if not, what is stored next."""
+        quiet_until = self._sweeps.quiet_until()
+        found = self._is_stored_right(digest, size, verify)
+        if found is not None:  # what is wrong is replaced, which no sweep may take either
             self._sweeps.mark(digest)
-            if self._sweeps.settle(digest):
-                return True
+        settled = self._sweeps.settle(digest, quiet_until)
+        return bool(found) and (settled or self._is_stored(digest))
+
+    def _is_stored_right(self, digest: Digest, size: int, verify: bool) -> bool | None:
+        """None where it isn't stored."""
+        try:
+            if self._bucket.head(key_of(digest))["size"] != size:
+                return False
+            return not verify or self._is_right(digest)
+        except Missing:
+            return None
 
     def _is_right(self, digest: Digest) -> bool:
         found = self._bucket.get(key_of(digest))
         try:
             with ObjectReader(self._bucket, digest, found) as reader:
                 reader.verify()
-        except CorruptError:
+        except (CorruptError, NotExistError):  # or it was removed, or stored anew, while it was read
             return False
         return True
 
@@ -166,9 +169,11 @@ class Ingest:
             self._put_small(digest, blocks[0] if blocks else b"")
 
     def _put_small(self, digest: Digest, content: bytes | memoryview) -> None:
-        self._bucket.put(key_of(digest), content)
-        while not self._sweeps.settle(digest) and not self._is_stored(digest):
+        while True:
+            quiet_until = self._sweeps.quiet_until()
             self._bucket.put(key_of(digest), content)
+            if self._sweeps.settle(digest, quiet_until) or self._is_stored(digest):
+                return
 
     def _is_stored(self, digest: Digest) -> bool:
         try:
