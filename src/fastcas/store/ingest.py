@@ -359,6 +359,7 @@ class Upload:
         self._blocks: queue.Queue[memoryview | None] = queue.Queue(1)
         self._held: memoryview | None = None
         self._ended = False
+        self._stopped = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="fastcas-put", daemon=True)
 
@@ -368,7 +369,11 @@ class Upload:
 
     def __exit__(self, *_: object) -> None:
         if not self._ended:
-            self._push(None)
+            self._stopped = True
+            try:
+                self._blocks.put_nowait(None)
+            except queue.Full:
+                pass  # whatever the thread takes next, it stops there
         self._thread.join()
 
     def give(self, block: memoryview) -> None:
@@ -380,14 +385,13 @@ class Upload:
     def end(self) -> None:
         """Sends what was held back; on return the object is there."""
         self._push(self._held)
-        self._ended = True
         self._push(None)
         self._thread.join()
         self._check()
+        self._ended = True
 
     def _check(self) -> None:
         if self._failure is not None:
-            self._ended = True
             raise self._failure
 
     def _push(self, block: memoryview | None) -> None:
@@ -407,10 +411,13 @@ class Upload:
             self._failure = error
 
     def _take(self) -> Iterator[memoryview]:
-        while (block := self._blocks.get()) is not None:
+        while True:
+            block = self._blocks.get()
+            if self._stopped:
+                raise _Aborted
+            if block is None:
+                return
             yield block
-        if not self._ended:
-            raise _Aborted
 
 
 class Budget:
