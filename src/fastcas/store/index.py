@@ -88,6 +88,7 @@ class IndexObject:
 
     def update(self, function: Callable[[Index], Index | None]) -> Index:
         """Calls ``function`` and writes what it returns, if the index is still what it was given."""
+        self._bucket.check_open()
         self._check_turn()
         with self._turn:
             self._updating = threading.get_ident()
