@@ -8,11 +8,13 @@ import errno
 import io
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import obstore
 import pytest
@@ -29,6 +31,7 @@ from fastcas import (
     NotExistError,
     UnsupportedError,
 )
+from fastcas.many import Many
 from fastcas.store import bucket as requests
 from fastcas.store import conditions, ingest, location, sweep
 from fastcas.store.location import connect, hide, parse, secrets
@@ -275,6 +278,31 @@ def test_a_forked_child_is_refused(store):
         assert b"forked child" in stream.read()
     os.waitpid(pid, 0)
     assert store.read_blob(digest_of(b"x")) == b"x"
+
+
+@pytest.mark.parametrize("call", ["put_blobs", "scrub", "update_index", "close"])
+def test_a_forked_child_never_waits(store, call):
+    """For threads or locks of its parent, that is."""
+    store.put_blobs([b"x", b"y"])
+    calls = {
+        "put_blobs": lambda: store.put_blobs([b"x"]),
+        "scrub": store.scrub,
+        "update_index": lambda: store.update_index(lambda index: index),
+        "close": store.close,
+    }
+    with store._index._turn:  # another thread changes the index
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            signal.alarm(20)
+            try:
+                calls[call]()
+                code = 2
+            except UnsupportedError:
+                code = 3
+            finally:
+                os._exit(code)
+    assert os.waitpid(pid, 0)[1] == (2 if call == "close" else 3) << 8
 
 
 # ---- puts ----
@@ -770,6 +798,36 @@ def test_a_sweep_that_ended_long_ago_stops_nobody(store, url, monkeypatch):
     assert store.clean() == [".fastcas/gc/dead/step"]
 
 
+def test_sweeps_of_two_threads_are_two(store, url, monkeypatch):
+    ran = []
+    monkeypatch.setattr(sweep.Sweep, "run", lambda self, *_, **__: ran.append(self))
+    arguments = {"index": store.get_index(), "start": 0, "grace": 0}
+    with store.announce_sweep() as announced:
+        store.sweep_blobs([], **arguments)
+        other = threading.Thread(target=lambda: store.sweep_blobs([], **arguments))
+        other.start()
+        other.join()
+    assert ran[0] is announced
+    assert ran[1] is not announced
+
+
+def test_a_long_sweep_announces_itself_again(store, url, monkeypatch):
+    """Somebody's clean takes an announcement for one that was left behind."""
+    monkeypatch.setattr("fastcas.store.engine._LEFT_BEHIND", -1)
+    waited = []
+    monkeypatch.setattr(sweep.time, "sleep", waited.append)
+    with store.announce_sweep() as announced:
+        assert len(waited) == 1
+        (key,) = store.clean()
+        with announced.step([]):
+            assert len(waited) == 1
+        real = time.monotonic
+        monkeypatch.setattr(sweep.time, "monotonic", lambda: real() + 1801)
+        with announced.step([]):
+            assert f"{key}" in names(url)
+            assert len(waited) == 2
+
+
 def test_clean_leaves_marks(store, url, monkeypatch):
     content = noise(3 << 20)
     store.put_blob(content)
@@ -794,6 +852,52 @@ def test_strange_keys_among_the_blobs_are_told(store, url):
     obstore.put(raw(url), f"x/blobs/sha256/{digest.encoded}/below", b"x")
     assert list(store) == []
     assert [problem.kind for problem in store.scrub().problems] == ["bad-name"] * 3
+
+
+class Server:
+    """Takes an upload; ``published`` says what came of it."""
+
+    published = None
+
+    def upload(self, key, blocks, part):
+        self.published = b"".join(blocks)
+
+
+@pytest.mark.timeout(30)
+def test_an_upload_that_is_interrupted_at_its_end_is_aborted(monkeypatch):
+    server = Server()
+    with pytest.raises(KeyboardInterrupt), ingest.Upload(server, "key", 1) as upload:
+        upload.give(memoryview(b"a"))
+        upload.give(memoryview(b"b"))
+        real = upload._push
+
+        def push(block):
+            if block is None:
+                raise KeyboardInterrupt
+            real(block)
+
+        monkeypatch.setattr(upload, "_push", push)
+        upload.end()
+    assert not upload._thread.is_alive()
+    assert server.published is None
+
+
+def test_many_that_are_interrupted_leave_none_at_work():
+    ended = []
+
+    def put(item, told):
+        time.sleep(0.15)  # by now it is waited for
+        told(1, None)
+        time.sleep(0.3)
+        ended.append(item)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(2) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            Many(pool, interrupt).run([1], put)
+        assert ended == [1]
 
 
 def test_uploads_share_a_budget():

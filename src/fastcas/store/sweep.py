@@ -55,6 +55,9 @@ _STEP = 1000
 _STEP_SECONDS = 60.0
 _DEAD = 600 * 1_000_000_000  # nanoseconds
 
+# For so long an announcement stands: ``clean`` takes what is older than an hour.
+_ANNOUNCED = 1800.0
+
 _POLL = 0.1
 _SECOND = 1_000_000_000
 
@@ -170,9 +173,11 @@ class Sweep:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self.is_announced = False
+        self._until = 0.0
         self._id = f"{_SWEEPS}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.urandom(8).hex()}"
 
     def __enter__(self) -> Sweep:
+        self._until = time.monotonic() + _ANNOUNCED
         self._bucket.put(f"{self._id}/announced", b"")
         try:
             time.sleep(WAIT)
@@ -189,6 +194,8 @@ class Sweep:
     @contextmanager
     def step(self, digests: Sequence[str]) -> Iterator[Callable[[], bool]]:
         """Tells what is about to be removed; what it gives says whether there is still time for it."""
+        if time.monotonic() > self._until:
+            self.__enter__()
         until = time.monotonic() + _STEP_SECONDS
         key = f"{self._id}/step"
         self._bucket.put(key, json.dumps({"digests": list(digests)}).encode())
