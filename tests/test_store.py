@@ -618,6 +618,26 @@ def test_a_server_that_ignores_conditions_is_refused(url, store, ignoring):
         assert again.list_references() == ["v1"]
 
 
+@pytest.mark.parametrize("number", range(4))
+def test_a_lost_reply_is_no_broken_condition(url, store, monkeypatch, number):
+    real = obstore.put
+    conditional = []
+
+    def put(client, key, content, *, mode="overwrite", **more):
+        result = real(client, key, content, mode=mode, **more)
+        if mode != "overwrite" and ".fastcas/probe" in key:
+            conditional.append(key)
+            if len(conditional) == number + 1:
+                raise PreconditionError("asked twice")
+        return result
+
+    monkeypatch.setattr(requests.obstore, "put", put)
+    monkeypatch.setattr(conditions, "STEPS", 2)
+    store.update_reference("v1", descriptor_of())
+    conditional.clear()
+    assert all(one.right for one in fastcas.probe(url))
+
+
 def test_the_probe_finds_a_race(url, monkeypatch):
     """Conditions that are looked at before the write, and not with it."""
     real = obstore.put
