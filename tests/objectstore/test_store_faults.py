@@ -9,7 +9,7 @@ import random
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -31,6 +31,16 @@ def cas(bucket, proxy):
     """An engine on a new layout behind the proxy, which has seen nothing of it yet."""
     with fastcas.create(bucket.url, config=bucket.config(proxy.url)) as engine:
         proxy.clear()
+        yield engine
+
+
+@pytest.fixture(params=["client tries again", "engine alone"])
+def reading(request, bucket, proxy, cas):
+    """The same layout, by the client's own resumption of reads and without it."""
+    config = bucket.config(proxy.url)
+    if request.param == "engine alone":
+        config["retry_config"] = {"max_retries": 0}
+    with fastcas.open(bucket.url, config=config) as engine:
         yield engine
 
 
@@ -119,7 +129,8 @@ def test_an_update_whose_reply_is_lost_and_which_is_overwritten_at_once(bucket, 
 
 @lost
 def test_create_whose_replies_are_lost(bucket, proxy, fault):
-    proxy.rule("PUT", nth={1, 2}, **fault)
+    proxy.rule("PUT", INDEX, nth=1, **fault)
+    proxy.rule("PUT", "/oci-layout$", nth=1, **fault)
     with fastcas.create(bucket.url, config=bucket.config(proxy.url)) as cas:
         assert list(cas.list_references()) == []
         cas.put_blob(b"x")
@@ -174,27 +185,27 @@ def test_an_update_of_the_index_cut_in_its_middle(bucket, proxy, cas):
 
 
 @pytest.mark.parametrize("after", [0, 1, MIB, LARGE - 1])
-def test_a_connection_cut_in_the_middle_of_a_read(proxy, cas, after):
+def test_a_connection_cut_in_the_middle_of_a_read(proxy, reading, cas, after):
     content = noise(LARGE)
     digest, _ = cas.put_blob(content)
     proxy.rule("GET", BLOB, nth=1, cut_reply=after)
-    with cas.get_blob(digest) as reader:
+    with reading.get_blob(digest) as reader:
         assert reader.read() == content
     assert proxy.acted("cut_reply") == 1
     # It went on from where it was.
     assert sum(request.sent for request in proxy.requests) <= LARGE + 2 * MIB
 
 
-def test_a_connection_that_is_cut_again_and_again(proxy, cas):
+def test_a_connection_that_is_cut_again_and_again(proxy, reading, cas):
     content = noise(LARGE)
     digest, _ = cas.put_blob(content)
     proxy.rule("GET", BLOB, cut_reply=6 * MIB)
-    with cas.get_blob(digest) as reader:
+    with reading.get_blob(digest) as reader:
         assert reader.read() == content
     assert proxy.acted("cut_reply") == 3
 
 
-def test_a_blob_that_becomes_another_while_it_is_read(bucket, proxy, cas):
+def test_a_blob_that_becomes_another_while_it_is_read(bucket, proxy, reading, cas):
     """Only a stranger can do that; what it resumes with must not be that."""
     content = noise(LARGE)
     digest, _ = cas.put_blob(content)
@@ -207,7 +218,7 @@ def test_a_blob_that_becomes_another_while_it_is_read(bucket, proxy, cas):
 
     proxy.rule("GET", BLOB, nth=1, cut_reply=MIB)
     proxy.rule("GET", BLOB, nth=2, before=replace)
-    with pytest.raises((CorruptError, OSError)), cas.get_blob(digest) as reader:
+    with pytest.raises((CorruptError, OSError)), reading.get_blob(digest) as reader:
         reader.read()
     assert proxy.acted("before") == 1
 
@@ -247,17 +258,27 @@ def test_fewer_bytes_than_there_are(proxy, cas, size, fewer, admitted):
 
 
 @pytest.mark.parametrize("admitted", [False, True])
-def test_fewer_bytes_in_what_a_read_is_resumed_with(proxy, cas, admitted):
+def test_fewer_bytes_in_what_a_read_is_resumed_with(proxy, reading, cas, admitted):
     content = noise(LARGE)
     digest, _ = cas.put_blob(content)
     proxy.rule("GET", BLOB, nth=1, cut_reply=MIB)
     proxy.rule("GET", BLOB, nth=2, truncate_range=MIB, admitted=admitted)
-    with cas.get_blob(digest) as reader:
+    with reading.get_blob(digest) as reader:
         try:
             assert reader.read() == content
         except (CorruptError, OSError):
             pass
     assert proxy.acted("truncate_range") == 1
+
+
+def test_nothing_more_comes_of_a_read_that_is_resumed(proxy, reading, cas):
+    content = noise(LARGE)
+    digest, _ = cas.put_blob(content)
+    proxy.rule("GET", BLOB, nth=1, cut_reply=MIB)
+    proxy.rule("GET", BLOB, nth=range(2, 100), truncate_range=LARGE)
+    with pytest.raises((CorruptError, OSError)), reading.get_blob(digest) as reader:
+        reader.read()
+    assert proxy.acted("truncate_range") >= 1
 
 
 def test_scrub_through_a_server_that_gives_wrong_bytes(proxy, cas):
@@ -411,6 +432,52 @@ def test_put_and_tag_beside_gc(bucket, cas, spawn):
     assert sum(child.result() for child in collectors) > 10
     assert sorted(indexed(bucket)) == ["worker-0", "worker-1", "worker-2"]
     assert_sound(bucket)  # nothing that the index leads to is missing
+
+
+def _start(started, pool, function, *arguments):
+    """What starts something beside a request that is held until it is done, or waits for it."""
+
+    def start(_):
+        started.append(pool.submit(function, *arguments))
+        wait(started, 2)
+
+    return start
+
+
+@pytest.mark.parametrize("size", [SMALL, MIDDLE])
+@pytest.mark.parametrize("moment", [("PUT", "/announced$"), ("PUT", "/step$"), ("HEAD", BLOB)])
+def test_a_blob_that_is_put_again_when_gc_is_about_to_remove_it(
+    bucket, proxy, cas, monkeypatch, size, moment
+):
+    monkeypatch.setattr(sweep, "WAIT", 0.0)
+    digest, _ = cas.put_blob(noise(size))
+    then = time.time() - 7200
+    os.utime(stored(bucket, digest), (then, then))
+    with fastcas.open(bucket.url, config=bucket.config()) as other, ThreadPoolExecutor(1) as beside:
+        puts = []
+        proxy.rule(*moment, nth=1, before=_start(puts, beside, other.put_blob, noise(size)))
+        cas.gc(grace=3600)
+        assert proxy.acted("before") == 1
+        puts[0].result(60)  # it may have waited for the end of the step
+        assert cas.read_blob(digest) == noise(size)
+
+
+@pytest.mark.parametrize("moment", [("PUT", "/announced$"), ("PUT", "/step$"), ("HEAD", BLOB)])
+def test_an_image_that_is_tagged_when_gc_is_about_to_remove_it(bucket, proxy, cas, monkeypatch, moment):
+    monkeypatch.setattr(sweep, "WAIT", 0.0)
+    digest, size = cas.put_json(Manifest(descriptor_of(), []))
+    then = time.time() - 7200
+    os.utime(stored(bucket, digest), (then, then))
+    with fastcas.open(bucket.url, config=bucket.config()) as other:
+        entry = Descriptor(MANIFEST, digest, size)
+        with ThreadPoolExecutor(1) as beside:
+            tags = []
+            start = _start(tags, beside, other.update_reference, "a", entry)
+            proxy.rule(*moment, nth=1, before=start)
+            assert cas.gc(grace=3600).deleted == []
+            tags[0].result(60)
+    assert indexed(bucket) == ["a"]
+    assert digest in cas
 
 
 # ---- SIGKILL ----
