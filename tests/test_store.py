@@ -8,11 +8,13 @@ import errno
 import io
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import obstore
 import pytest
@@ -29,6 +31,7 @@ from fastcas import (
     NotExistError,
     UnsupportedError,
 )
+from fastcas.many import Many
 from fastcas.store import bucket as requests
 from fastcas.store import conditions, ingest, location, sweep
 from fastcas.store.location import connect, hide, parse, secrets
@@ -277,6 +280,31 @@ def test_a_forked_child_is_refused(store):
     assert store.read_blob(digest_of(b"x")) == b"x"
 
 
+@pytest.mark.parametrize("call", ["put_blobs", "scrub", "update_index", "close"])
+def test_a_forked_child_never_waits(store, call):
+    """For threads or locks of its parent, that is."""
+    store.put_blobs([b"x", b"y"])
+    calls = {
+        "put_blobs": lambda: store.put_blobs([b"x"]),
+        "scrub": store.scrub,
+        "update_index": lambda: store.update_index(lambda index: index),
+        "close": store.close,
+    }
+    with store._index._turn:  # another thread changes the index
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            signal.alarm(20)
+            try:
+                calls[call]()
+                code = 2
+            except UnsupportedError:
+                code = 3
+            finally:
+                os._exit(code)
+    assert os.waitpid(pid, 0)[1] == (2 if call == "close" else 3) << 8
+
+
 # ---- puts ----
 
 
@@ -488,6 +516,28 @@ def test_lost_replies_lose_no_update(store, monkeypatch):
     assert ran == list(range(10)), "what was written is not done again"
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_an_update_named_is_looked_after(store, url, monkeypatch, lost):
+    """A sweep removes it and ends before the update is told that it was made."""
+    real = obstore.put
+    tagged, _ = store_image(store, 1)
+    store._sweeps._looked = -1000.0
+    obstore.put(raw(url), "x/.fastcas/gc/other/announced", b"")
+
+    def put(client, key, content, **more):
+        result = real(client, key, content, **more)
+        if key == "x/index.json":
+            store.delete_blob(tagged.digest)
+            obstore.delete(client, "x/.fastcas/gc/other/announced")
+            if lost:
+                raise GenericError("503")
+        return result
+
+    monkeypatch.setattr(requests.obstore, "put", put)
+    with pytest.raises(NotExistError, match="put it again"):
+        store.update_reference("v1", tagged)
+
+
 def test_an_update_that_is_refused_is_made_again(store, url):
     with fastcas.open(url) as other:
         tried = []
@@ -566,6 +616,26 @@ def test_a_server_that_ignores_conditions_is_refused(url, store, ignoring):
     with fastcas.open(url, config={"unsafe_index": True}) as again:
         again.update_reference("v1", descriptor_of())
         assert again.list_references() == ["v1"]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_lost_reply_is_no_broken_condition(url, store, monkeypatch, number):
+    real = obstore.put
+    conditional = []
+
+    def put(client, key, content, *, mode="overwrite", **more):
+        result = real(client, key, content, mode=mode, **more)
+        if mode != "overwrite" and ".fastcas/probe" in key:
+            conditional.append(key)
+            if len(conditional) == number + 1:
+                raise PreconditionError("asked twice")
+        return result
+
+    monkeypatch.setattr(requests.obstore, "put", put)
+    monkeypatch.setattr(conditions, "STEPS", 2)
+    store.update_reference("v1", descriptor_of())
+    conditional.clear()
+    assert all(one.right for one in fastcas.probe(url))
 
 
 def test_the_probe_finds_a_race(url, monkeypatch):
@@ -658,6 +728,50 @@ def test_a_put_beside_a_step_waits_and_stores_anew(store, url, size):
     assert store.read_blob(digest) == content
 
 
+@pytest.mark.parametrize("way", ["small", "marked", "damaged"])
+@pytest.mark.timeout(60)
+def test_a_step_that_ends_before_the_put_looks_takes_nothing(store, url, small_parts, way):
+    """What a put does last comes after the sweep's look, and the sweep is over when the put looks."""
+    content = noise(10 if way == "small" else 3 << 20)
+    digest, size = store.put_blob(content)
+    key = f"blobs/sha256/{digest.encoded}"
+    if way == "damaged":
+        obstore.put(raw(url), f"x/{key}", noise(size, 1))
+    looked, go = threading.Event(), threading.Event()
+    with fastcas.open(url) as other, pytest.MonkeyPatch.context() as patch:
+        delete, put, upload = other._bucket.delete, store._bucket.put, store._bucket.upload
+        gc = threading.Thread(target=lambda: other.gc(grace=0))
+
+        def delete_late(keys):
+            if keys and keys[0] == key:
+                looked.set()
+                assert go.wait(20)
+            delete(keys)
+
+        def end_gc():
+            go.set()
+            gc.join(20)
+
+        def put_early(where, *args, **more):
+            put(where, *args, **more)
+            if where == (key if way == "small" else sweep.mark_key(digest)):
+                end_gc()
+
+        def upload_early(*args):
+            upload(*args)
+            end_gc()
+
+        patch.setattr(other._bucket, "delete", delete_late)
+        patch.setattr(store._bucket, "put", put_early)
+        patch.setattr(store._bucket, "upload", upload_early)
+        gc.start()
+        assert looked.wait(20)
+        store._sweeps._looked = -1000.0
+        assert store.put_blob(content, verify_existing=way == "damaged") == (digest, size)
+        assert not gc.is_alive()
+    assert store.read_blob(digest) == content
+
+
 def test_an_entry_that_comes_while_blobs_are_looked_at_keeps_them(store, url):
     tagged, digests = store_image(store, 1)
     with fastcas.open(url) as other, pytest.MonkeyPatch.context() as patch:
@@ -669,7 +783,7 @@ def test_an_entry_that_comes_while_blobs_are_looked_at_keeps_them(store, url):
             return real(bucket, digest)
 
         patch.setattr(sweep, "last_use", last_use)
-        patch.setattr(other._sweeps, "check_named", lambda _: None)  # it would wait for this sweep
+        patch.setattr(other._sweeps, "check_named", lambda *_: None)  # it would wait for this sweep
         assert store.gc(grace=0).deleted == []
     assert set(store) == digests
 
@@ -704,6 +818,36 @@ def test_a_sweep_that_ended_long_ago_stops_nobody(store, url, monkeypatch):
     assert store.clean() == [".fastcas/gc/dead/step"]
 
 
+def test_sweeps_of_two_threads_are_two(store, url, monkeypatch):
+    ran = []
+    monkeypatch.setattr(sweep.Sweep, "run", lambda self, *_, **__: ran.append(self))
+    arguments = {"index": store.get_index(), "start": 0, "grace": 0}
+    with store.announce_sweep() as announced:
+        store.sweep_blobs([], **arguments)
+        other = threading.Thread(target=lambda: store.sweep_blobs([], **arguments))
+        other.start()
+        other.join()
+    assert ran[0] is announced
+    assert ran[1] is not announced
+
+
+def test_a_long_sweep_announces_itself_again(store, url, monkeypatch):
+    """Somebody's clean takes an announcement for one that was left behind."""
+    monkeypatch.setattr("fastcas.store.engine._LEFT_BEHIND", -1)
+    waited = []
+    monkeypatch.setattr(sweep.time, "sleep", waited.append)
+    with store.announce_sweep() as announced:
+        assert len(waited) == 1
+        (key,) = store.clean()
+        with announced.step([]):
+            assert len(waited) == 1
+        real = time.monotonic
+        monkeypatch.setattr(sweep.time, "monotonic", lambda: real() + 1801)
+        with announced.step([]):
+            assert f"{key}" in names(url)
+            assert len(waited) == 2
+
+
 def test_clean_leaves_marks(store, url, monkeypatch):
     content = noise(3 << 20)
     store.put_blob(content)
@@ -728,6 +872,52 @@ def test_strange_keys_among_the_blobs_are_told(store, url):
     obstore.put(raw(url), f"x/blobs/sha256/{digest.encoded}/below", b"x")
     assert list(store) == []
     assert [problem.kind for problem in store.scrub().problems] == ["bad-name"] * 3
+
+
+class Server:
+    """Takes an upload; ``published`` says what came of it."""
+
+    published = None
+
+    def upload(self, key, blocks, part):
+        self.published = b"".join(blocks)
+
+
+@pytest.mark.timeout(30)
+def test_an_upload_that_is_interrupted_at_its_end_is_aborted(monkeypatch):
+    server = Server()
+    with pytest.raises(KeyboardInterrupt), ingest.Upload(server, "key", 1) as upload:
+        upload.give(memoryview(b"a"))
+        upload.give(memoryview(b"b"))
+        real = upload._push
+
+        def push(block):
+            if block is None:
+                raise KeyboardInterrupt
+            real(block)
+
+        monkeypatch.setattr(upload, "_push", push)
+        upload.end()
+    assert not upload._thread.is_alive()
+    assert server.published is None
+
+
+def test_many_that_are_interrupted_leave_none_at_work():
+    ended = []
+
+    def put(item, told):
+        time.sleep(0.15)  # by now it is waited for
+        told(1, None)
+        time.sleep(0.3)
+        ended.append(item)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(2) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            Many(pool, interrupt).run([1], put)
+        assert ended == [1]
 
 
 def test_uploads_share_a_budget():

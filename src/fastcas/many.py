@@ -83,9 +83,10 @@ class Many:
 
     def _take(self, waiting: deque[tuple[Any, Future[T]]], results: list[T]) -> None:
         """The result of the first that waits."""
-        source, future = waiting.popleft()
+        source, future = waiting[0]
         while not wait([future], _TELL).done:
             self._tell()
+        waiting.popleft()
         error = future.exception()
         if error is not None:
             number = len(results)

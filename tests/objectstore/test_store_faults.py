@@ -530,6 +530,7 @@ def asked(bucket, proxy, monkeypatch):
     """Runs something; returns the requests that it made. Without the looks at the sweeps of others, one
     LIST every two seconds, and gc's wait."""
     monkeypatch.setattr(sweep, "LOOK_AGAIN", 1e12)
+    monkeypatch.setattr(sweep, "QUIET", 1e12)
     monkeypatch.setattr(sweep, "WAIT", 0.0)
 
     def count(function, *arguments, **options):

@@ -85,8 +85,14 @@ class Bucket:
             self._pool.shutdown(wait=False)
 
     def check_open(self) -> None:
+        """Raises ClosedError after ``close``, UnsupportedError in a child of who has made a request."""
         if self.closed:
             raise ClosedError("this layout was closed", path=str(self.location))
+        if _used_by is not None and _used_by != os.getpid():
+            raise UnsupportedError(
+                "a forked child can't use an object store that its parent has used: "
+                "fork before the first use, or start the process anew ('spawn')"
+            )
 
     def detached(self) -> Bucket:
         """The same objects, for a reader, which goes on when the engine is closed."""
@@ -210,14 +216,7 @@ class Bucket:
         """``request()``, with its errors as ours."""
         global _used_by
         self.check_open()
-        pid = os.getpid()
-        if _used_by is None:
-            _used_by = pid
-        elif _used_by != pid:
-            raise UnsupportedError(
-                "a forked child can't use an object store that its parent has used: "
-                "fork before the first use, or start the process anew ('spawn')"
-            )
+        _used_by = os.getpid()
         try:
             return request()
         except FileNotFoundError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 from fastcas import _core
@@ -81,7 +82,7 @@ class StoreEngine(Engine):
         unsafe = bool(config.get(UNSAFE_INDEX) or os.environ.get("FASTCAS_UNSAFE_INDEX"))
         conditions = Conditions(bucket, config, unsafe=unsafe)
         self._index = IndexObject(bucket, conditions, self._sweeps)
-        self._sweep: Sweep | None = None
+        self._sweeping = threading.local()
 
     @classmethod
     def open(cls, url: str, config: Mapping[str, Any] | None = None) -> Self:
@@ -322,8 +323,9 @@ class StoreEngine(Engine):
         return Clock(self._bucket).tick()
 
     def announce_sweep(self) -> Sweep:
-        self._sweep = Sweep(self._bucket)
-        return self._sweep
+        sweep = Sweep(self._bucket)
+        self._sweeping.sweep = sweep  # this thread's: another's is another
+        return sweep
 
     def sweep_blobs(
         self,
@@ -346,8 +348,9 @@ class StoreEngine(Engine):
                 progress=progress,
             )
 
-        if self._sweep is not None and self._sweep.is_announced:
-            return run(self._sweep)
+        announced = getattr(self._sweeping, "sweep", None)
+        if announced is not None and announced.is_announced:
+            return run(announced)
         with Sweep(self._bucket) as sweep:
             return run(sweep)
 

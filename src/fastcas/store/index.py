@@ -88,6 +88,7 @@ class IndexObject:
 
     def update(self, function: Callable[[Index], Index | None]) -> Index:
         """Calls ``function`` and writes what it returns, if the index is still what it was given."""
+        self._bucket.check_open()
         self._check_turn()
         with self._turn:
             self._updating = threading.get_ident()
@@ -101,14 +102,15 @@ class IndexObject:
             raise InvalidError("the index can't be changed by the function that changes it")
 
     def _update(self, function: Callable[[Index], Index | None]) -> Index:
-        written: dict[str, Index] = {}  # by nonce: what may have been written, if a reply was lost
+        # By nonce, what may have been written, if a reply was lost: before, after, and when.
+        written: dict[str, tuple[Index, Index, float]] = {}
         failure: OSError | None = None
         errors = tries = 0
         until = time.monotonic() + _PATIENCE
         while True:
             before, version, nonce = self._read()
             if nonce in written:
-                return written[nonce]
+                return self._end(*written[nonce])
             if failure is not None and errors == _ERRORS:
                 raise failure
             if time.monotonic() > until:
@@ -122,7 +124,7 @@ class IndexObject:
             self._conditions.check()
             tries += 1
             nonce = os.urandom(16).hex()
-            written[nonce] = after
+            written[nonce] = (before, after, self._sweeps.quiet_until())
             try:
                 self._bucket.put(INDEX_FILE, raw, mode=version, nonce=nonce)
             except Lost:
@@ -132,13 +134,15 @@ class IndexObject:
                 failure = error
                 errors += 1
             else:
-                self._sweeps.check_named(
-                    {entry.digest for entry in after.manifests}
-                    - {entry.digest for entry in before.manifests}
-                )
                 self._known = Index.from_json(raw)
-                return self._known
+                return self._end(before, self._known, written[nonce][2])
             time.sleep(random.uniform(0, min(_LONGEST_PAUSE, _PAUSE * 2 ** min(tries, 10))))
+
+    def _end(self, before: Index, after: Index, quiet_until: float) -> Index:
+        """``after``, which was written, unless a sweep took meanwhile what is new in it."""
+        new = {entry.digest for entry in after.manifests} - {entry.digest for entry in before.manifests}
+        self._sweeps.check_named(new, quiet_until)
+        return after
 
 
 def _encode(index: Any) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastcas import _core
 from fastcas.blocks import BlockSink
 from fastcas.digest import Digest
-from fastcas.errors import CorruptError, UnsupportedError
+from fastcas.errors import CorruptError, NotExistError, UnsupportedError
 from fastcas.expected import check_algorithm, check_content, too_long
 from fastcas.files import write_all
 from fastcas.source import Source, open_source
@@ -110,26 +110,29 @@ class Ingest:
 
     def claim(self, digest: Digest, size: int, verify: bool) -> bool:
         """Whether the blob is stored, with that size, and with that content if ``verify``. Then it is
-        marked as used now, so that no gc takes it."""
-        self._sweeps.settle(digest)
-        while True:
-            try:
-                if self._bucket.head(key_of(digest))["size"] != size:
-                    return False
-                if verify and not self._is_right(digest):
-                    return False
-            except Missing:
-                return False
+        marked as used now, so that no gc takes it; nor, if not, what is stored next."""
+        quiet_until = self._sweeps.quiet_until()
+        found = self._is_stored_right(digest, size, verify)
+        if found is not None:  # what is wrong is replaced, which no sweep may take either
             self._sweeps.mark(digest)
-            if self._sweeps.settle(digest):
-                return True
+        settled = self._sweeps.settle(digest, quiet_until)
+        return bool(found) and (settled or self._is_stored(digest))
+
+    def _is_stored_right(self, digest: Digest, size: int, verify: bool) -> bool | None:
+        """None where it isn't stored."""
+        try:
+            if self._bucket.head(key_of(digest))["size"] != size:
+                return False
+            return not verify or self._is_right(digest)
+        except Missing:
+            return None
 
     def _is_right(self, digest: Digest) -> bool:
         found = self._bucket.get(key_of(digest))
         try:
             with ObjectReader(self._bucket, digest, found) as reader:
                 reader.verify()
-        except CorruptError:
+        except (CorruptError, NotExistError):  # or it was removed, or stored anew, while it was read
             return False
         return True
 
@@ -166,9 +169,11 @@ class Ingest:
             self._put_small(digest, blocks[0] if blocks else b"")
 
     def _put_small(self, digest: Digest, content: bytes | memoryview) -> None:
-        self._bucket.put(key_of(digest), content)
-        while not self._sweeps.settle(digest) and not self._is_stored(digest):
+        while True:
+            quiet_until = self._sweeps.quiet_until()
             self._bucket.put(key_of(digest), content)
+            if self._sweeps.settle(digest, quiet_until) or self._is_stored(digest):
+                return
 
     def _is_stored(self, digest: Digest) -> bool:
         try:
@@ -354,6 +359,7 @@ class Upload:
         self._blocks: queue.Queue[memoryview | None] = queue.Queue(1)
         self._held: memoryview | None = None
         self._ended = False
+        self._stopped = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="fastcas-put", daemon=True)
 
@@ -363,7 +369,11 @@ class Upload:
 
     def __exit__(self, *_: object) -> None:
         if not self._ended:
-            self._push(None)
+            self._stopped = True
+            try:
+                self._blocks.put_nowait(None)
+            except queue.Full:
+                pass  # whatever the thread takes next, it stops there
         self._thread.join()
 
     def give(self, block: memoryview) -> None:
@@ -375,14 +385,13 @@ class Upload:
     def end(self) -> None:
         """Sends what was held back; on return the object is there."""
         self._push(self._held)
-        self._ended = True
         self._push(None)
         self._thread.join()
         self._check()
+        self._ended = True
 
     def _check(self) -> None:
         if self._failure is not None:
-            self._ended = True
             raise self._failure
 
     def _push(self, block: memoryview | None) -> None:
@@ -402,10 +411,13 @@ class Upload:
             self._failure = error
 
     def _take(self) -> Iterator[memoryview]:
-        while (block := self._blocks.get()) is not None:
+        while True:
+            block = self._blocks.get()
+            if self._stopped:
+                raise _Aborted
+            if block is None:
+                return
             yield block
-        if not self._ended:
-            raise _Aborted
 
 
 class Budget:

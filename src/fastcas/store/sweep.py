@@ -5,10 +5,11 @@ hasn't and needn't: a writer looks at that folder again when its last look is ol
 Then it goes on in steps. Of each it first says what it is about to remove, in a key of its own; then it
 looks at the index once more, and at each blob and its mark; then it removes.
 
-A writer that finds a blob stored marks it as used (an empty object below ``.fastcas/used/``) and looks
-at the folder. No sweep is there: then none has begun its steps when the mark was set, and each will
-see it. One is there: where the blob is in a step, the writer waits for the end of that, and looks
-whether it has to store the blob anew; else the step, when it comes, will see the mark.
+A writer looks at the folder, then stores its blob, or, where it finds it stored, marks it as used (an
+empty object below ``.fastcas/used/``). If no sweep was there, and that is no longer ago than ``QUIET``,
+no step can have begun meanwhile, and each that comes will see what was written. Else the writer waits
+for the end of a step that has the blob, and looks whether it is still there: a step may also have ended
+before it looked, and have seen the blob before it was put.
 
 All times that are compared are the server's.
 """
@@ -16,6 +17,7 @@ All times that are compared are the server's.
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -43,6 +45,8 @@ _CLOCK = f"{OURS}/clock"
 #: announced.
 LOOK_AGAIN = 2.0
 WAIT = 3.0
+#: So long after a look that saw no sweep, none is at a step.
+QUIET = 2.5
 
 #: So many blobs are removed in one step.
 _STEP = 1000
@@ -50,6 +54,9 @@ _STEP = 1000
 # dead.
 _STEP_SECONDS = 60.0
 _DEAD = 600 * 1_000_000_000  # nanoseconds
+
+# For so long an announcement stands: ``clean`` takes what is older than an hour.
+_ANNOUNCED = 1800.0
 
 _POLL = 0.1
 _SECOND = 1_000_000_000
@@ -107,39 +114,36 @@ class Sweeps:
         """Says that the blob is used, as of now."""
         self._bucket.put(mark_key(digest), b"")
 
-    def settle(self, digest: Digest) -> bool:
-        """Waits while a sweep is about to remove the blob. False where it had to: then the blob may
-        have gone."""
-        if not self._is_any():
-            return True
-        waited = False
-        while self._is_in_a_step(digest):
-            waited = True
-            time.sleep(_POLL)
-        return not waited
+    def quiet_until(self) -> float:
+        """To be asked before something is put or marked: by ``time.monotonic``, until when no sweep can
+        be at a step."""
+        with self._turn:  # one looks for all
+            now = time.monotonic()  # the look is as old as its beginning
+            if now - self._looked >= LOOK_AGAIN:
+                self._seen = next(self._bucket.list(_SWEEPS), None) is not None
+                self._looked = now
+            return -math.inf if self._seen else self._looked + QUIET
 
-    def check_named(self, digests: Iterable[str]) -> None:
+    def settle(self, digest: Digest, quiet_until: float) -> bool:
+        """To be asked afterwards. Whether no sweep can have been at a step since ``quiet_until`` was
+        asked for. If not, the blob may have gone; but from now on none takes it, after waiting for one
+        that was about to."""
+        if time.monotonic() < quiet_until:
+            return True
+        while self._is_in_a_step(digest):
+            time.sleep(_POLL)
+        return False
+
+    def check_named(self, digests: Iterable[str], quiet_until: float) -> None:
         """Raises NotExistError where a sweep has taken one of these that the index names since a moment
         ago: it was used longer ago than the sweep's grace, and the sweep looked at the index before."""
-        if not self._is_any():
-            return
-        for digest in digests:
-            if not self.settle(Digest(digest)) and last_use(self._bucket, Digest(digest)) is None:
+        for digest in map(Digest, digests):
+            if not self.settle(digest, quiet_until) and last_use(self._bucket, digest) is None:
                 url = self._bucket.location.join(key_of(digest))
                 message = (
                     f"{digest} was removed by a gc while it got its name in the index: put it again"
                 )
                 raise NotExistError(message, digest=digest, path=url)
-
-    def _is_any(self) -> bool:
-        if time.monotonic() - self._looked < LOOK_AGAIN:
-            return self._seen
-        with self._turn:  # one looks for all
-            now = time.monotonic()
-            if now - self._looked >= LOOK_AGAIN:
-                self._seen = next(self._bucket.list(_SWEEPS), None) is not None
-                self._looked = now  # the look is as old as its beginning
-            return self._seen
 
     def _is_in_a_step(self, digest: Digest) -> bool:
         for page in self._bucket.list(_SWEEPS):
@@ -169,9 +173,11 @@ class Sweep:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self.is_announced = False
+        self._until = 0.0
         self._id = f"{_SWEEPS}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.urandom(8).hex()}"
 
     def __enter__(self) -> Sweep:
+        self._until = time.monotonic() + _ANNOUNCED
         self._bucket.put(f"{self._id}/announced", b"")
         try:
             time.sleep(WAIT)
@@ -188,6 +194,8 @@ class Sweep:
     @contextmanager
     def step(self, digests: Sequence[str]) -> Iterator[Callable[[], bool]]:
         """Tells what is about to be removed; what it gives says whether there is still time for it."""
+        if time.monotonic() > self._until:
+            self.__enter__()
         until = time.monotonic() + _STEP_SECONDS
         key = f"{self._id}/step"
         self._bucket.put(key, json.dumps({"digests": list(digests)}).encode())
