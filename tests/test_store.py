@@ -865,6 +865,25 @@ def test_the_clock_is_the_stores(store, monkeypatch):
     assert store.gc(grace=3600).deleted == []
 
 
+def test_a_blob_that_another_gc_removes_first_is_no_error(store, url, monkeypatch):
+    """Some servers tell of a key that goes while they remove it, and leave the others."""
+    digests = [store.put_blob(b"%d" % number).digest for number in range(3)]
+    real = obstore.delete
+
+    def delete(client, paths):
+        if isinstance(paths, list) and len(paths) == 3:
+            real(client, paths[0])
+            raise GenericError(
+                f"DeleteObjects request failed for key {paths[0]}: The specified key does not exist. "
+                "(code: NoSuchKey)"
+            )
+        real(client, paths)
+
+    monkeypatch.setattr(requests.obstore, "delete", delete)
+    assert {blob.digest for blob in store.gc(grace=0).deleted} == set(digests)
+    assert list(store) == []
+
+
 def test_strange_keys_among_the_blobs_are_told(store, url):
     obstore.put(raw(url), "x/blobs/sha256/short", b"x")
     obstore.put(raw(url), "x/blobs/stray", b"x")

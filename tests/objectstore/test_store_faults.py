@@ -392,7 +392,7 @@ GRACE = 4.0  # seconds, in which an image is put and tagged
 
 def _hurry():
     """What is agreed between writers and gc, in less time than usual."""
-    sweep.LOOK_AGAIN, sweep.WAIT = 0.3, 0.6
+    sweep.LOOK_AGAIN, sweep.QUIET, sweep.WAIT = 0.3, 0.45, 0.6
 
 
 def _put_and_tag(url, config, worker, seconds):

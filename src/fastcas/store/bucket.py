@@ -41,7 +41,8 @@ AT_ONCE = 32
 _LISTED = 1000  # keys in one answer
 _DELETED = 1000  # keys in one request
 
-# What servers call a bucket that isn't there, and credentials that they don't take.
+# What servers call a key that isn't there, a bucket that isn't there, and credentials that they don't take.
+_NO_KEY = "NoSuchKey"
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _NO_RIGHTS = (
     "AccessDenied",
@@ -227,7 +228,10 @@ class Bucket:
         except (exceptions.PreconditionError, exceptions.AlreadyExistsError):
             raise Lost(key) from None
         except exceptions.BaseError as error:
-            raise self._refusal(error, error_code(error), key) from None
+            code = error_code(error)
+            if code == _NO_KEY:  # one of many
+                raise Missing(key) from None
+            raise self._refusal(error, code, key) from None
         except OSError as error:
             if error.filename is None:
                 error.filename = self.location.join(key)

@@ -133,7 +133,8 @@ def hide(text: str, hidden: list[str]) -> str:
     return text
 
 
-_CODE = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>")
+# As the server writes it, and as the client does of one key of many.
+_CODE = re.compile(r"(?:<Code>|\(code: )([A-Za-z0-9]{1,60})(?:</Code>|\))")
 _MESSAGE = re.compile(r"<Message>([^<]{1,300})</Message>")
 
 
