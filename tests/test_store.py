@@ -172,6 +172,76 @@ def test_an_engine_pickles_without_secrets(url, monkeypatch):
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"client_options": {"proxy_url": f"http://me:{SECRET}@proxy"}},
+        {"client_options": {"default_headers": {"Authorization": SECRET}}},
+        {"client_options": {"default_headers": {"Authorization": SECRET.encode()}}},
+        {"AWS_SECRET_ACCESS_KEY": SECRET},
+    ],
+)
+def test_secrets_of_the_client_are_secrets(url, more):
+    with fastcas.create(url, config=more) as engine:
+        with pytest.raises(UnsupportedError) as caught:
+            pickle.dumps(engine)
+        assert SECRET not in str(caught.value)
+    assert hide(f"a {SECRET} b".replace(SECRET, secrets(more)[0]), secrets(more)) == "a *** b"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"endpoint": f"http://me:{SECRET}@127.0.0.1:1"},
+        {"client_options": None, "nosuch": 1},
+        {5: 5},
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(more):
+    with pytest.raises(InvalidError) as caught:
+        fastcas.open("s3://bucket/x", config={**FAST, **more})
+    assert SECRET not in str(caught.value)
+
+
+def test_the_unsafe_index_is_asked_for_by_1(url, monkeypatch, store, ignoring):
+    monkeypatch.setenv("FASTCAS_UNSAFE_INDEX", "0")
+    with fastcas.open(url) as engine, pytest.raises(UnsupportedError):
+        engine.update_reference("v1", descriptor_of())
+    monkeypatch.setenv("FASTCAS_UNSAFE_INDEX", "1")
+    with fastcas.open(url) as engine:
+        engine.update_reference("v1", descriptor_of())
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, PreconditionError])
+@pytest.mark.parametrize("size", [10, 9 << 20])
+def test_a_write_that_the_server_does_not_find_is_an_error_of_its(store, monkeypatch, size, error):
+    """An upload that a lifecycle rule took in its middle."""
+
+    def put(*_, **__):
+        raise error("404: <Error><Code>NoSuchUpload</Code><Message>Gone.</Message></Error>")
+
+    monkeypatch.setattr(requests.obstore, "put", put)
+    with pytest.raises(OSError, match="NoSuchUpload: Gone") as caught:
+        store.put_blob(noise(size))
+    assert caught.value.errno == errno.EIO
+    assert caught.value.filename.endswith(digest_of(noise(size)).partition(":")[2])
+
+
+def test_an_index_that_goes_while_it_is_changed(store, monkeypatch):
+    """Some servers say 404, and not 412, of a condition on what isn't there."""
+    real = obstore.put
+
+    def put(client, key, content, **more):
+        if key == "x/index.json":
+            obstore.delete(client, key)
+            raise FileNotFoundError("404: <Error><Code>NoSuchKey</Code></Error>")
+        return real(client, key, content, **more)
+
+    monkeypatch.setattr(requests.obstore, "put", put)
+    with pytest.raises(InvalidError, match="no index"):
+        store.update_reference("v1", descriptor_of())
+
+
 def test_settings_are_told_apart():
     for name in (
         "secret_access_key",

@@ -141,10 +141,10 @@ class Engine(Contract):
         there; returns (method, size in bytes). ``blob`` was not read before, and stays open.
 
         ``method`` is "exists" where the content was stored here, as ``put_blob`` finds it, else
-        "reflink" or "copy". What is copied is verified. Of a reflink only the size is, unless it has
-        1 MiB at most or ``verify`` asks for more: a blob that is damaged there is as damaged here.
-        ``verify`` is ``put_blob``'s ``verify_existing`` too. As durable on return as after
-        ``put_blob``, and the same errors.
+        "reflink", "server-copy" or "copy". What is copied is verified. Of a reflink and a copy by the
+        server only the size is, unless it has 1 MiB at most or ``verify`` asks for more: a blob that
+        is damaged there is as damaged here. ``verify`` is ``put_blob``'s ``verify_existing`` too. As
+        durable on return as after ``put_blob``, and the same errors.
         """
         digest, size = blob.digest, blob.size
         self.put_blob(

@@ -56,7 +56,7 @@ class CopyResult(namedtuple("CopyResult", ("method", "size"))):
     """How a blob was copied, and its size in bytes.
 
     ``method`` is "reflink", "hardlink", "copy_file_range", "sendfile" or "copy"; of ``put_copy`` also
-    "exists".
+    "exists", and "server-copy" within one bucket.
     """
 
     __slots__ = ()

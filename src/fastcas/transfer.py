@@ -163,7 +163,8 @@ def _to_layout(
         )
     _tell_missing(done.missing)
     # The dearest way that was taken.
-    method = next((m for m in ("copy", "reflink", "exists") if m in done.methods), "exists")
+    ways = ("copy", "server-copy", "reflink")
+    method = next((way for way in ways if way in done.methods), "exists")
     return {
         "blobs": done.blobs,
         "bytes": done.bytes,

@@ -27,7 +27,7 @@ class ImageCopy(NamedTuple):
     """What ``copy_image`` did.
 
     ``descriptor`` is the target's entry; ``blobs`` and ``bytes`` count what the target didn't have;
-    ``methods`` says how many blobs came each way: "exists", "reflink", "copy"; ``missing`` are the
+    ``methods`` says how many blobs came each way: "exists", "reflink", "server-copy", "copy"; ``missing`` are the
     digests that the source doesn't have either: platforms, subjects and layers kept elsewhere.
     """
 

@@ -123,30 +123,24 @@ class Bucket:
     def put(self, key: str, content: Any, *, mode: Any = "overwrite", nonce: str | None = None) -> None:
         """Writes an object in one request; Lost where it isn't as ``mode`` (obstore's) says."""
         extra = {} if nonce is None else {"attributes": {NONCE: nonce}}
-        self._call(
-            key,
-            obstore.put,
-            self._client,
-            self._prefix + key,
-            content,
-            mode=mode,
-            use_multipart=False,
-            **extra,
-        )
+        try:
+            self._write(key, content, mode=mode, use_multipart=False, **extra)
+        except (Missing, Lost) as error:
+            if mode == "overwrite":
+                raise self._refused(error, key) from None
+            raise Lost(key) from None  # some servers find nothing where another object was expected
 
     def upload(self, key: str, blocks: Iterator[Any], part: int) -> None:
         """Writes an object of many parts of ``part`` bytes. What ``blocks`` raises is raised, and then
         nothing was written."""
-        self._call(
-            key,
-            obstore.put,
-            self._client,
-            self._prefix + key,
-            blocks,
-            use_multipart=True,
-            chunk_size=part,
-            max_concurrency=PARTS_AT_ONCE,
-        )
+        many = {"use_multipart": True, "chunk_size": part, "max_concurrency": PARTS_AT_ONCE}
+        try:
+            self._write(key, blocks, **many)
+        except (Missing, Lost) as error:
+            raise self._refused(error, key) from None
+
+    def _write(self, key: str, content: Any, **options: Any) -> None:
+        self._call(key, obstore.put, self._client, self._prefix + key, content, **options)
 
     def copy(self, source: Location, source_key: str, key: str) -> None:
         """Copies an object of the same bucket within the server; Missing."""
@@ -237,7 +231,12 @@ class Bucket:
                 error.filename = self.location.join(key)
             raise
 
-    def _refusal(self, error: Exception, code: str | None, key: str) -> OSError:
+    def _refused(self, error: Missing | Lost, key: str) -> OSError:
+        """What the server said of something that asks for nothing to be there."""
+        said = error.__context__ or error
+        return self._refusal(said, error_code(said), key)
+
+    def _refusal(self, error: BaseException, code: str | None, key: str) -> OSError:
         text = hide(explain(error), self._hidden)
         url = self.location.join(key)
         if code in _NO_BUCKET:

@@ -33,7 +33,7 @@ from fastcas.store.bucket import NONCE, Bucket, Lost, Missing
 from fastcas.store.conditions import Conditions, Finding, try_all
 from fastcas.store.index import IndexObject
 from fastcas.store.ingest import Ingest
-from fastcas.store.location import UNSAFE_INDEX, connect, is_secret, parse
+from fastcas.store.location import UNSAFE_INDEX, connect, parse, secret_names
 from fastcas.store.reader import WHOLE, Body, ObjectReader, read_whole
 from fastcas.store.sweep import (
     OURS,
@@ -79,7 +79,7 @@ class StoreEngine(Engine):
         self._config = dict(config)
         self._sweeps = Sweeps(bucket)
         self._ingest = Ingest(bucket, self._sweeps)
-        unsafe = bool(config.get(UNSAFE_INDEX) or os.environ.get("FASTCAS_UNSAFE_INDEX"))
+        unsafe = bool(config.get(UNSAFE_INDEX)) or os.environ.get("FASTCAS_UNSAFE_INDEX") == "1"
         conditions = Conditions(bucket, config, unsafe=unsafe)
         self._index = IndexObject(bucket, conditions, self._sweeps)
         self._sweeping = threading.local()
@@ -376,7 +376,7 @@ class StoreEngine(Engine):
         self._bucket.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if hidden := [key for key in self._config if is_secret(key)]:
+        if hidden := secret_names(self._config):
             raise UnsupportedError(
                 f"{self!r} can't be pickled: its config has {', '.join(hidden)}, which would be "
                 "readable there; leave credentials to the environment"

@@ -20,7 +20,7 @@ from fastcas.layout import SCHEMES, is_url
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
 # The stores that the schemes of fastcas.layout mean.
@@ -35,7 +35,17 @@ _CLIENT = {"timeout": "24h", "read_timeout": "60s", "connect_timeout": "10s"}
 _RETRY = {"max_retries": 10, "retry_timeout": timedelta(seconds=60)}
 
 # Parts of names of settings, in upper case, whose values must not be seen.
-_SECRET = ("SECRET", "TOKEN", "PASSWORD", "SAS", "KEY", "CREDENTIAL", "ACCOUNT_BASE64")
+_SECRET = (
+    "PROXY_URL",
+    "HEADERS",
+    "SECRET",
+    "TOKEN",
+    "PASSWORD",
+    "SAS",
+    "KEY",
+    "CREDENTIAL",
+    "ACCOUNT_BASE64",
+)
 _NOT_SECRET = ("TOKEN_FILE", "SSE_KMS_KEY_ID", "BUCKET_KEY_ENABLED")
 _TOO_SHORT = 4  # to be recognized in a message
 
@@ -79,10 +89,14 @@ def connect(location: Location, config: Mapping[str, Any]) -> Any:
     if location.scheme == "memory":
         with _memory_lock:
             return _memory.setdefault(location.bucket, stores.MemoryStore())
+    if not all(isinstance(key, str) for key in config):
+        raise InvalidError(f"{location}: the keys of a config are str")
     settings = {key: value for key, value in config.items() if key != UNSAFE_INDEX}
-    client = {**_CLIENT, **settings.pop("client_options", {})}
-    retry = {**_RETRY, **settings.pop("retry_config", {})}
+    client = {**_CLIENT, **(settings.pop("client_options", None) or {})}
+    retry = {**_RETRY, **(settings.pop("retry_config", None) or {})}
     endpoint = find_endpoint(location, settings)
+    if endpoint is not None and "@" in endpoint:
+        raise InvalidError(f"{location}: credentials don't go into the URL of an endpoint")
     if endpoint is not None and endpoint.startswith("http://"):
         client.setdefault("allow_http", True)  # somebody has written it so
     elif location.scheme == "s3":
@@ -116,8 +130,24 @@ def find_endpoint(location: Location, config: Mapping[str, Any]) -> str | None:
 
 def secrets(config: Mapping[str, Any]) -> list[str]:
     """The values that must be in no message: those of the configuration and of the environment."""
-    named = [*config.items(), *os.environ.items()]
-    return [value for key, value in named if is_secret(key) and isinstance(value, str)]
+    named = [*_settings(config), *os.environ.items()]
+    found = [value for key, value in named if is_secret(key)]
+    return [os.fsdecode(value) if isinstance(value, bytes) else str(value) for value in found]
+
+
+def secret_names(config: Mapping[str, Any]) -> list[str]:
+    """The settings whose values must not be seen."""
+    return [name for name, _ in _settings(config) if is_secret(name)]
+
+
+def _settings(config: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, Any]]:
+    """All settings, also those within others, as ``outer.inner``."""
+    for key, value in config.items():
+        name = f"{outer}{key}"
+        if isinstance(value, dict):
+            yield from _settings(value, f"{name}.")
+        else:
+            yield name, value
 
 
 def is_secret(key: str) -> bool:
