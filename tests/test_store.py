@@ -125,6 +125,16 @@ def test_nothing_secret_is_seen(monkeypatch):
     assert hide(f"a {SECRET} tokentokentoken b", secrets(config)) == "a *** *** b"
 
 
+def test_what_a_server_quotes_is_hidden(url, monkeypatch):
+    def get(*_, **__):
+        raise GenericError(f"401: the key {SECRET} is unknown")
+
+    with fastcas.create(url, config=S3) as engine:
+        monkeypatch.setattr(requests.obstore, "get", get)
+        with pytest.raises(OSError, match=r"the key \*\*\* is unknown"):
+            engine.get_index()
+
+
 def test_missing_credentials_are_told(store, monkeypatch):
     def get(*_, **__):
         raise GenericError("Error performing PUT http://169.254.169.254/latest/api/token: timed out")
@@ -307,6 +317,19 @@ def test_create_and_open(url):
         fastcas.open(url)
 
 
+def test_what_makes_it_a_layout_is_written_last(url, monkeypatch):
+    written = []
+    real = obstore.put
+
+    def put(client, key, content, **more):
+        written.append(key)
+        return real(client, key, content, **more)
+
+    monkeypatch.setattr(requests.obstore, "put", put)
+    fastcas.create(url).close()
+    assert written == ["x/index.json", "x/oci-layout"]
+
+
 def test_create_goes_on_where_another_was_interrupted(url):
     obstore.put(raw(url), "x/index.json", fastcas.layout.INDEX_BYTES)
     fastcas.create(url).close()
@@ -453,6 +476,23 @@ def test_a_large_blob_that_is_stored_is_marked_and_not_sent(store, url, monkeypa
     assert not any(name.startswith(".fastcas/used") for name in names(url))
 
 
+@pytest.mark.parametrize("damage", [noise(3 << 20, 5), noise(100)], ids=["content", "size"])
+def test_what_is_stored_and_damaged_is_stored_anew(store, url, damage):
+    content = noise(3 << 20)
+    digest, size = store.put_blob(content)
+    obstore.put(raw(url), f"x/blobs/sha256/{digest.encoded}", damage)
+    store.put_blob(content, verify_existing=len(damage) == size)
+    assert store.read_blob(digest) == content
+
+
+def test_what_is_gathered_goes_to_a_file_when_it_is_much(small_parts):
+    with ingest.Gathered() as gathered:
+        for _ in range(3):
+            gathered.add(memoryview(noise(64 << 10)))
+        assert not gathered.blocks
+        assert os.fstat(gathered.file.fileno()).st_size == 3 * (64 << 10)
+
+
 def test_a_put_that_expects_what_is_stored_reads_its_source_all_the_same(store):
     content = noise(9 << 20)
     digest, size = store.put_blob(content)
@@ -487,7 +527,39 @@ def test_readers_of_one_bucket_are_copied_within_it(url, monkeypatch):
             assert two.put_copy(blob, verify=True).method == "copy"
 
 
+def test_the_server_copies_within_one_bucket_of_one_server():
+    def bucket(url, **more):
+        return requests.Bucket(connect(parse(url), {**S3, **more}), parse(url), S3)
+
+    one = bucket("s3://bucket/x")
+    assert one.is_same(bucket("s3://bucket/y"))
+    assert not one.is_same(bucket("s3://other/x"))
+    assert not one.is_same(bucket("s3://bucket/x", endpoint="http://127.0.0.1:2"))
+    assert not one.is_same(bucket("s3://bucket/x", access_key_id="another"))
+
+
 # ---- readers ----
+
+
+def test_the_last_bytes_of_a_damaged_blob_are_never_given(store, url):
+    content = noise(5 << 20)
+    digest, size = store.put_blob(content)
+    obstore.put(raw(url), f"x/blobs/sha256/{digest.encoded}", content[:-1] + b"?")
+    given = 0
+    with pytest.raises(CorruptError), store.get_blob(digest) as blob:
+        while data := blob.read(1 << 20):
+            given += len(data)
+    assert given < size
+
+
+def test_a_blob_that_is_replaced_before_it_is_read_again(store, url):
+    digest, size = store.put_blob(noise(5 << 20))
+    with store.get_blob(digest) as blob:
+        blob.read()
+        obstore.put(raw(url), f"x/blobs/sha256/{digest.encoded}", noise(size, 7))
+        blob.seek(0)
+        with pytest.raises(NotExistError, match="stored anew"):
+            blob.read()
 
 
 class Breaks:
@@ -708,6 +780,12 @@ def test_a_lost_reply_is_no_broken_condition(url, store, monkeypatch, number):
     assert all(one.right for one in fastcas.probe(url))
 
 
+def test_what_was_noted_of_another_server_says_nothing(store, url):
+    note = b'{"server": "http://another", "wrong": "create-only: no"}'
+    obstore.put(raw(url), "x/.fastcas/conditions.json", note)
+    store.update_reference("v1", descriptor_of())
+
+
 def test_the_probe_finds_a_race(url, monkeypatch):
     """Conditions that are looked at before the write, and not with it."""
     real = obstore.put
@@ -916,6 +994,64 @@ def test_a_long_sweep_announces_itself_again(store, url, monkeypatch):
         with announced.step([]):
             assert f"{key}" in names(url)
             assert len(waited) == 2
+
+
+def test_a_step_that_takes_too_long_removes_nothing(store, monkeypatch):
+    """Its client was stopped: who has waited for its end may have gone on."""
+    digest = store.put_blob(b"x").digest
+    late, real, look = [], time.monotonic, sweep.last_use
+
+    def last_use(*arguments):
+        late.append(61)
+        return look(*arguments)
+
+    monkeypatch.setattr(sweep, "last_use", last_use)
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: real() + sum(late))
+    start = store.read_clock()
+    left = store.sweep_blobs([digest], index=store.get_index(), start=start, grace=0).left
+    assert left == [digest]
+    assert list(store) == [digest]
+
+
+def test_a_writer_looks_again_for_sweeps(store, monkeypatch):
+    store.put_blob(b"x")
+    now = time.monotonic()
+    with store.announce_sweep():
+        assert store._sweeps.quiet_until() > now
+        monkeypatch.setattr(sweep.time, "monotonic", lambda: now + 2.1)
+        assert store._sweeps.quiet_until() < 0
+
+
+def test_a_clock_of_whole_seconds_tells_before_from_after(store, monkeypatch):
+    real = sweep.nanoseconds
+    for module in (sweep, sys.modules["fastcas.store.engine"]):
+        monkeypatch.setattr(module, "nanoseconds", lambda meta: real(meta) // 10**9 * 10**9)
+    store.put_blob(b"before")
+    start = store.read_clock()
+    store.put_blob(b"after")
+    early = {blob.digest for blob in store.scan_blobs() if blob.changed < start}
+    assert early == {digest_of(b"before")}
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_quarantine_takes_what_is_damaged_still(store, url, tmp_path, monkeypatch, replaced):
+    digest = store.put_blob(b"right").digest
+    key = f"x/blobs/sha256/{digest.encoded}"
+    obstore.put(raw(url), key, b"wrong")
+    steps = []
+    real = sweep.Sweep.step
+
+    def step(self, digests):
+        steps.extend(digests)
+        if replaced:
+            obstore.put(raw(url), key, b"right")
+        return real(self, digests)
+
+    monkeypatch.setattr(sweep.Sweep, "step", step)
+    store.scrub(quarantine=tmp_path / "q")
+    assert steps == [digest], "writers are told"
+    assert list(store) == ([digest] if replaced else [])
+    assert len(os.listdir(tmp_path / "q")) == (0 if replaced else 2)
 
 
 def test_clean_leaves_marks(store, url, monkeypatch):

@@ -27,8 +27,9 @@ class ImageCopy(NamedTuple):
     """What ``copy_image`` did.
 
     ``descriptor`` is the target's entry; ``blobs`` and ``bytes`` count what the target didn't have;
-    ``methods`` says how many blobs came each way: "exists", "reflink", "server-copy", "copy"; ``missing`` are the
-    digests that the source doesn't have either: platforms, subjects and layers kept elsewhere.
+    ``methods`` says how many blobs came each way: "exists", "reflink", "server-copy", "copy";
+    ``missing`` are the digests that the source doesn't have either: platforms, subjects and layers
+    kept elsewhere.
     """
 
     descriptor: Descriptor

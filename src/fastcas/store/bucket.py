@@ -41,7 +41,7 @@ AT_ONCE = 32
 _LISTED = 1000  # keys in one answer
 _DELETED = 1000  # keys in one request
 
-# What servers call a key that isn't there, a bucket that isn't there, and credentials that they don't take.
+# What servers call a key or a bucket that isn't there, and credentials that they don't take.
 _NO_KEY = "NoSuchKey"
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _NO_RIGHTS = (
