@@ -130,9 +130,7 @@ def version_of(meta: Mapping[str, Any]) -> dict[str, str]:
     return {key: meta[key] for key in ("e_tag", "version") if meta.get(key) is not None}
 
 
-def _is_refused(
-    bucket: Bucket, key: str, content: bytes, mode: Any, nonce: str | None = None
-) -> bool:
+def _is_refused(bucket: Bucket, key: str, content: bytes, mode: Any, nonce: str | None = None) -> bool:
     nonce = nonce or os.urandom(8).hex()
     try:
         bucket.put(key, content, mode=mode, nonce=nonce)
