@@ -538,6 +538,18 @@ def test_the_server_copies_within_one_bucket_of_one_server():
     assert not one.is_same(bucket("s3://bucket/x", access_key_id="another"))
 
 
+def test_a_copy_by_the_server_of_what_became_another_is_taken_back(url):
+    with fastcas.create(url) as one, fastcas.create(url.removesuffix("x") + "other") as two:
+        digest, _ = one.put_blob(noise(3 << 20))
+        with one.get_blob(digest) as blob:
+            blob.read()
+            blob.seek(0)  # what it was found by is used up
+            obstore.put(raw(url), f"x/blobs/sha256/{digest.encoded}", noise(2 << 20))
+            with pytest.raises(NotExistError, match="stored anew"):
+                two.put_copy(blob)
+        assert list(two) == []
+
+
 # ---- readers ----
 
 

@@ -55,7 +55,10 @@ class ObjectReader(BlobReader):
         try:
             key = key_of(self.digest)
             bucket.copy(self._bucket.location, key, key)
-            return bool(bucket.head(key)["size"] == self.size)
+            if bucket.head(key)["size"] == self.size:
+                return True
+            bucket.delete([key])
+            return False
         except (OSError, Missing):
             return False  # whatever it was, sending the bytes meets it too, or not
 
