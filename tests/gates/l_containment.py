@@ -189,11 +189,13 @@ def plant(layout: Path, part: str, kind: str, outside: Path) -> contextlib.Abstr
 @contextlib.contextmanager
 def swapping(one: Path, two: Path) -> Iterator[None]:
     """A process exchanges the two names all the time."""
-    renameat2 = ctypes.CDLL(None).renameat2
+    libc = ctypes.CDLL(None)
+    renameat2 = libc.renameat2
     at_cwd, exchange = -100, 2
     names = os.fsencode(one), os.fsencode(two)
     pid = os.fork()
     if pid == 0:
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with its parent, however that ends
         while True:
             renameat2(at_cwd, names[0], at_cwd, names[1], exchange)
     try:
@@ -230,7 +232,8 @@ def serve(place: str, prepared: str, who: str, chosen: str, times: int) -> None:
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
     for trial in trials:
-        faulthandler.dump_traceback_later(60, exit=True)
+        # An index that never rests is read again for 5 s each time before it is given up.
+        faulthandler.dump_traceback_later(240, exit=True)
         shutil.copytree(prepared, mine / "place")
         child.tell(trial, list(try_one(mine / "place", who, times, *trial)))
         shutil.rmtree(mine / "place")
