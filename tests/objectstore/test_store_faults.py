@@ -184,11 +184,14 @@ def test_an_update_of_the_index_cut_in_its_middle(bucket, proxy, cas):
     assert indexed(bucket) == ["a"]
 
 
-@pytest.mark.parametrize("after", [0, 1, MIB, LARGE - 1])
-def test_a_connection_cut_in_the_middle_of_a_read(proxy, reading, cas, after):
+# The first answer is of 1 MiB, the second of all the rest.
+@pytest.mark.parametrize(
+    ("answer", "after"), [(1, 0), (1, 1), (1, MIB - 1), (2, 0), (2, MIB), (2, LARGE - MIB - 1)]
+)
+def test_a_connection_cut_in_the_middle_of_a_read(proxy, reading, cas, answer, after):
     content = noise(LARGE)
     digest, _ = cas.put_blob(content)
-    proxy.rule("GET", BLOB, nth=1, cut_reply=after)
+    proxy.rule("GET", BLOB, nth=answer, cut_reply=after)
     with reading.get_blob(digest) as reader:
         assert reader.read() == content
     assert proxy.acted("cut_reply") == 1
@@ -556,8 +559,12 @@ def test_what_each_operation_asks(bucket, proxy, asked):
         said, (large, _) = asked(cas.put_blob, noise(LARGE))
         assert said == {"HEAD": 1, "POST": 2, "PUT": 3}
         assert asked(cas.put_blob, noise(LARGE))[0] == {"HEAD": 1, "PUT": 1}
-        for digest in (small, middle, large):
-            assert asked(cas.read_blob, digest, limit=LARGE)[0] == {"GET": 1}
+        for digest, times in (small, 1), (middle, 2), (large, 2):
+            assert asked(cas.read_blob, digest, limit=LARGE)[0] == {"GET": times}
+            said, reader = asked(cas.get_blob, digest)
+            reader.close()
+            assert said == {"GET": 1}
+            assert sum(request.sent for request in proxy.requests) <= MIB + 4096  # with its head
             assert asked(cas.stat_blob, digest)[0] == {"HEAD": 1}
         assert asked(cas.get_index)[0] == {"GET": 1}
         cas.update_reference("first", descriptor_of())  # looks what its server is like

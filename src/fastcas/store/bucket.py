@@ -52,6 +52,9 @@ _NO_RIGHTS = (
     "XAdminUserNotFound",  # versitygw's for InvalidAccessKeyId
 )
 
+# What messages say, without spaces, and the errno for it; EIO for whatever else there is.
+_KINDS = {"timedout": errno.ETIMEDOUT, "invalidrange": errno.ERANGE}
+
 # Who is asked for the credentials of a machine where the environment has none.
 _METADATA_SERVICE = "169.254.169.254"
 
@@ -109,6 +112,15 @@ class Bucket:
     def get(self, key: str, **options: Any) -> Any:
         """Begins to read an object; Missing, or Lost where ``if_match`` doesn't hold."""
         return self._call(key, obstore.get, self._client, self._prefix + key, options=options or None)
+
+    def get_beginning(self, key: str, size: int) -> Any:
+        """Begins to read an object of which ``size`` bytes at the most are sent; Missing."""
+        try:
+            return self.get(key, range=(0, size))
+        except OSError as error:
+            if error.errno != errno.ERANGE:
+                raise
+            return self.get(key)  # it is empty: no range begins within it
 
     def read(self, key: str) -> tuple[bytes, Any]:
         """A whole object, and what came with it; Missing."""
@@ -249,7 +261,8 @@ class Bucket:
             return PermissionError(errno.EACCES, f"the server refuses these credentials: {text}", url)
         if isinstance(error, exceptions.NotSupportedError):
             return OSError(errno.EOPNOTSUPP, f"the server can't do this: {text}", url)
-        kind = errno.ETIMEDOUT if "timed out" in text.lower() else errno.EIO
+        plain = text.lower().replace(" ", "")
+        kind = next((kind for part, kind in _KINDS.items() if part in plain), errno.EIO)
         return OSError(kind, text, url)
 
 

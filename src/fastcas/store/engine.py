@@ -217,8 +217,10 @@ class StoreEngine(Engine):
         return digest
 
     def _get(self, digest: Digest) -> Any:
+        """What is small comes whole. Of what is larger comes the beginning: many readers are never
+        read, since a copy's target has the blob."""
         try:
-            return self._bucket.get(key_of(digest))
+            return self._bucket.get_beginning(key_of(digest), WHOLE)
         except Missing:
             raise self._no_blob(digest) from None
 

@@ -7,7 +7,6 @@ found right: a wrong one is aborted, and nothing was published.
 from __future__ import annotations
 
 import os
-import queue
 import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,12 @@ from fastcas.expected import check_algorithm, check_content, too_long
 from fastcas.files import write_all
 from fastcas.source import Source, open_source
 from fastcas.store.bucket import MOST_PARTS, PART, PARTS_AT_ONCE, Missing
+from fastcas.store.channel import Channel
 from fastcas.store.reader import WHOLE, ObjectReader
 from fastcas.store.sweep import key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from fastcas.contract import Progress
     from fastcas.reader import BlobReader
@@ -282,6 +282,7 @@ class _Hasher(BlockSink):
         # One byte more than is expected, so that the end is met without a second block.
         self._block = bytearray(PART if size is None else min(PART, size + 1))
         self._used = 0
+        self._delivered: list[bytearray] = []
 
     def _took(self, count: int) -> None:
         self._used += count
@@ -289,7 +290,7 @@ class _Hasher(BlockSink):
         self._put.check_size(self._size)
         if self._used == len(self._block):
             self._flush()
-            self._block = bytearray(PART)
+            self._block = self._next_block()
         if self._size - self._told >= _PROGRESS:
             self._told = self._size
             self._put.tell(self._size)
@@ -302,10 +303,29 @@ class _Hasher(BlockSink):
         self._deliver(block)
         self._used = 0
 
+    def _next_block(self) -> bytearray:
+        """One of those before that nobody looks at any more: new memory costs more than to fill it."""
+        if len(self._block) == PART:
+            self._delivered.append(self._block)
+        for block in self._delivered:
+            if _is_free(block):
+                self._delivered.remove(block)
+                return block
+        return bytearray(PART)
+
     def finish(self) -> tuple[Digest, int]:
         if self._used:
             self._flush()
         return Digest.of(self._hash.name, self._hash.hexdigest()), self._size
+
+
+def _is_free(block: bytearray) -> bool:
+    """Whether nobody has a view of it: its size can't be changed while somebody has."""
+    try:
+        block.append(block.pop())
+    except BufferError:
+        return False
+    return True
 
 
 class Gathered:
@@ -344,10 +364,6 @@ class Gathered:
             raise
 
 
-class _Aborted(Exception):
-    pass
-
-
 class Upload:
     """Blocks on their way to a key, sent by a thread; the last one waits for ``end``. Left without
     that, the upload is aborted, and nothing was published."""
@@ -356,10 +372,8 @@ class Upload:
         self._bucket = bucket
         self._key = key
         self._part = part
-        self._blocks: queue.Queue[memoryview | None] = queue.Queue(1)
+        self._blocks = Channel(1)
         self._held: memoryview | None = None
-        self._ended = False
-        self._stopped = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="fastcas-put", daemon=True)
 
@@ -368,56 +382,33 @@ class Upload:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._ended:
-            self._stopped = True
-            try:
-                self._blocks.put_nowait(None)
-            except queue.Full:
-                pass  # whatever the thread takes next, it stops there
+        self._blocks.close()
         self._thread.join()
 
     def give(self, block: memoryview) -> None:
         held, self._held = self._held, block
-        if held is not None:
-            self._push(held)
-            self._check()
+        if held is not None and not self._blocks.put(held):
+            self._finish()
 
     def end(self) -> None:
         """Sends what was held back; on return the object is there."""
-        self._push(self._held)
-        self._push(None)
-        self._thread.join()
-        self._check()
-        self._ended = True
+        for last in self._held, None:
+            if not self._blocks.put(last):
+                break
+        self._finish()
 
-    def _check(self) -> None:
+    def _finish(self) -> None:
+        self._thread.join()
         if self._failure is not None:
             raise self._failure
 
-    def _push(self, block: memoryview | None) -> None:
-        while self._thread.is_alive():
-            try:
-                self._blocks.put(block, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
     def _run(self) -> None:
         try:
-            self._bucket.upload(self._key, self._take(), self._part)
-        except _Aborted:
-            pass
+            self._bucket.upload(self._key, self._blocks.get_all(), self._part)
         except BaseException as error:
             self._failure = error
-
-    def _take(self) -> Iterator[memoryview]:
-        while True:
-            block = self._blocks.get()
-            if self._stopped:
-                raise _Aborted
-            if block is None:
-                return
-            yield block
+        finally:
+            self._blocks.close()
 
 
 class Budget:

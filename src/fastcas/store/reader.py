@@ -1,8 +1,7 @@
-"""ObjectReader: a blob that is an object; it comes and is hashed beside the thread that reads it."""
+"""ObjectReader: a blob that is an object; it comes, and is hashed, beside the thread that reads it."""
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,11 @@ from fastcas import _core
 from fastcas.errors import NotExistError
 from fastcas.reader import BlobReader
 from fastcas.store.bucket import Lost, Missing
+from fastcas.store.channel import Channel
 from fastcas.store.sweep import key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from fastcas.digest import Digest
     from fastcas.store.bucket import Bucket
@@ -100,7 +100,7 @@ def gone(bucket: Bucket, digest: Digest) -> NotExistError:
 class Body:
     """The bytes of an object from its beginning, in chunks, over as many connections as it takes.
 
-    ``found`` is the answer that it begins with, or None: then it is asked for.
+    ``found`` is an answer that has its beginning, or all of it; None: then it is asked for.
     """
 
     def __init__(self, bucket: Bucket, digest: Digest, size: int, etag: str | None, found: Any) -> None:
@@ -127,6 +127,7 @@ class Body:
                 found, self._found = self._found or self._ask(position), None
                 if found is None:
                     return
+                start, end = found.range
                 chunks = iter(found.stream(min_chunk_size=_CHUNK))
                 del found
                 while (chunk := self._bucket.run(self._key, lambda: next(chunks, None))) is not None:  # noqa: B023
@@ -136,6 +137,8 @@ class Body:
                         yield chunk
                 if position >= self.size:
                     return
+                if position == end > start:
+                    continue  # that was all that was asked for
                 failures += 1  # it ended early, without an error
                 if failures == _ATTEMPTS:
                     return
@@ -175,22 +178,19 @@ def read_whole(body: Body) -> bytes:
 class ObjectStream:
     """Reads a body to its end and verifies it; see ``fastcas.reader.Stream``.
 
-    A thread takes the chunks from the network and hashes them; the last one is handed over when size
-    and digest were found right.
+    One thread takes chunks from the network, a second hashes them; the last one is handed over when
+    size and digest were found right. What is small needs no thread.
     """
 
     def __init__(self, body: Body) -> None:
         self.verified = False
         self._body = body
-        self._size = body.size
-        self._chunks: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
+        self._fetched = Channel(_AHEAD)
+        self._hashed = Channel(_AHEAD)
+        self._chunks: Iterator[bytes] | None = None
         self._rest = memoryview(b"")
         self._taken = 0  # bytes
-        self._ended = False
-        self._stopped = False
         self._failure: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        self._small: Iterator[bytes | None] | None = None
 
     def readinto(self, data: Any) -> int:
         with memoryview(data) as given, given.cast("B") as view:
@@ -221,80 +221,63 @@ class ObjectStream:
             self._rest = memoryview(b"")
 
     def close(self) -> None:
-        self._stopped = True
-        try:  # a thread that waits for room goes on, and ends
-            while True:
-                self._chunks.get_nowait()
-        except queue.Empty:
-            pass
+        self._fetched.close()
+        self._hashed.close()
 
     def _have(self) -> bool:
         """Whether there is a byte to hand out, after waiting for it."""
-        if not self._rest and not self._ended:
+        if not self._rest and not self.verified:
             self._rest = memoryview(self._next() or b"")
         return bool(self._rest)
 
     def _look_ahead(self) -> None:
         """Who has all the bytes needn't ask for the end to know that they are right."""
-        if not self._rest and not self._ended and self._taken == self._size:
+        if not self._rest and not self.verified and self._taken == self._body.size:
             self._next()
 
     def _next(self) -> bytes | None:
         if self._failure is not None:
             raise self._failure
-        chunk = self._fetch()
-        if isinstance(chunk, BaseException):
-            self._failure = chunk
-            raise chunk
+        try:
+            if self._chunks is None:
+                self._chunks = self._begin()
+            chunk = next(self._chunks, None)
+        except BaseException as error:
+            self._failure = error  # an iterator that has raised would say next that it is at its end
+            raise
         if chunk is None:
-            self._ended = self.verified = True
+            self.verified = True
         else:
             self._taken += len(chunk)
         return chunk
 
-    def _fetch(self) -> bytes | BaseException | None:
-        if self._size <= WHOLE:
-            if self._small is None:
-                self._small = self._verified_chunks()
-            return next(self._small, None)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="fastcas-get", daemon=True)
-            self._thread.start()
-        return self._chunks.get()
+    def _begin(self) -> Iterator[bytes]:
+        if self._body.size <= WHOLE:
+            return verified_chunks(self._body, self._body)
+        hashed = verified_chunks(self._body, self._fetched.get_all())
+        for name, channel, chunks in ("get", self._fetched, self._body), ("hash", self._hashed, hashed):
+            threading.Thread(
+                target=channel.put_all, args=(chunks,), name=f"fastcas-{name}", daemon=True
+            ).start()
+        return self._hashed.get_all()
 
-    def _run(self) -> None:
-        try:
-            for chunk in self._verified_chunks():
-                if not self._put(chunk):
-                    return
-            self._put(None)
-        except BaseException as error:
-            self._put(error)
 
-    def _put(self, chunk: bytes | BaseException | None) -> bool:
-        while not self._stopped:
-            try:
-                self._chunks.put(chunk, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def _verified_chunks(self) -> Iterator[bytes]:
-        digester = _core.Digester(self._body.digest.algorithm)
-        held = b""
-        size = 0
-        for chunk in self._body:
-            if held:
-                yield held
-            size += len(chunk)
-            if size > self._size:
-                raise _core.VerifyError("long", size, self._size)
-            digester.update(chunk)
-            held = chunk
-        if size < self._size:
-            raise _core.VerifyError("short", size, self._size)
-        if (found := digester.hexdigest()) != self._body.digest.encoded:
-            raise _core.VerifyError("mismatch", found, size)
+def verified_chunks(body: Body, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """``chunks`` as they come, the last one when all are what ``body`` must be, else VerifyError."""
+    digester = _core.Digester(body.digest.algorithm)
+    held = b""
+    size = 0
+    for chunk in chunks:
         if held:
             yield held
+        size += len(chunk)
+        if size > body.size:
+            raise _core.VerifyError("long", size, body.size)
+        digester.update(chunk)
+        held = chunk
+    if size < body.size:
+        raise _core.VerifyError("short", size, body.size)
+    if (found := digester.hexdigest()) != body.digest.encoded:
+        raise _core.VerifyError("mismatch", found, size)
+    if held:
+        yield held
