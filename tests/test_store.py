@@ -29,6 +29,7 @@ from fastcas import (
     Digest,
     InvalidError,
     NotExistError,
+    SizeMismatchError,
     UnsupportedError,
 )
 from fastcas.many import Many
@@ -622,6 +623,33 @@ def test_a_body_that_never_comes_is_an_error(store, monkeypatch):
     monkeypatch.setattr("fastcas.store.reader._PAUSE", 0.001)
     with pytest.raises(OSError, match="connection reset"), store.get_blob(digest) as blob:
         blob.read()
+
+
+class Longer(Breaks):
+    """An answer with a byte more than it says."""
+
+    def __init__(self, found):
+        super().__init__(found, 0, False)
+
+    def stream(self, min_chunk_size):
+        yield from self.found.stream(min_chunk_size=min_chunk_size)
+        yield b"x"
+
+    def bytes(self):
+        return b"".join(self.stream(1))
+
+
+@pytest.mark.parametrize("size", [1000, 3 << 20])
+def test_a_body_with_more_than_it_says_gives_no_more(store, monkeypatch, size):
+    content = noise(size)
+    digest, _ = store.put_blob(content)
+    real = obstore.get
+    monkeypatch.setattr(requests.obstore, "get", lambda c, key, options=None: Longer(real(c, key)))
+    got = []
+    with pytest.raises(SizeMismatchError), store.get_blob(digest) as blob:
+        while piece := blob.read(100_000):
+            got.append(piece)
+    assert len(b"".join(got)) < size
 
 
 def test_a_blob_that_is_replaced_while_it_is_read(store, monkeypatch):

@@ -365,15 +365,14 @@ class Gathered:
 
 
 class Upload:
-    """Blocks on their way to a key, sent by a thread; the last one waits for ``end``. Left without
-    that, the upload is aborted, and nothing was published."""
+    """Blocks on their way to a key, sent by a thread. Left without ``end``, the upload is aborted, and
+    nothing was published."""
 
     def __init__(self, bucket: Bucket, key: str, part: int) -> None:
         self._bucket = bucket
         self._key = key
         self._part = part
         self._blocks = Channel(1)
-        self._held: memoryview | None = None
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="fastcas-put", daemon=True)
 
@@ -386,15 +385,12 @@ class Upload:
         self._thread.join()
 
     def give(self, block: memoryview) -> None:
-        held, self._held = self._held, block
-        if held is not None and not self._blocks.put(held):
+        if not self._blocks.put(block):
             self._finish()
 
     def end(self) -> None:
-        """Sends what was held back; on return the object is there."""
-        for last in self._held, None:
-            if not self._blocks.put(last):
-                break
+        """On return the object is there, of all the blocks."""
+        self._blocks.put(None)
         self._finish()
 
     def _finish(self) -> None:
