@@ -132,6 +132,7 @@ def checked_twice() -> object:
     check = DirEngine.check_blobs
 
     def twice(self, digests, **options):
+        digests = list(digests)
         list(check(self, digests, **options))
         return check(self, digests, **options)
 

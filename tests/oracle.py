@@ -323,7 +323,8 @@ class OracleEngine(Engine):
             if digest and not stat.S_ISREG(status.st_mode):
                 kind = "non-regular"
             changed = max(status.st_mtime_ns, status.st_ctime_ns)
-            yield StoredBlob(str(path), digest, status.st_size, status.st_mtime_ns, changed, kind)
+            place = str(path.parent if digest else path)
+            yield StoredBlob(place, digest, status.st_size, status.st_mtime_ns, changed, kind)
 
     def sweep_blobs(self, digests, *, index, start, grace, progress=None):
         if self.get_index().to_json() != index.to_json():

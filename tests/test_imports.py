@@ -24,7 +24,7 @@ RANKS = [
     ["store.index", "store.ingest"],
     ["store.conditions", "store.reader"],
     ["store.sweep"],
-    ["store.bucket"],
+    ["store.bucket", "store.channel"],
     ["store.location"],
     ["store.__init__"],
     ["dir.engine"],

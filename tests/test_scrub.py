@@ -264,6 +264,25 @@ def test_verify_blobs_takes_any_blobs(cas, layout):
     assert states == {good: "good", bad: "corrupt", gone: "gone", odd: "non-regular"}
 
 
+def test_blobs_are_taken_some_at_a_time(cas, monkeypatch):
+    """A million of them are never in memory at once."""
+    monkeypatch.setattr(scrub, "_WINDOW", 8)
+    monkeypatch.setattr(check, "_GROUP", 8)
+    cas.put_blobs(noise(100 + seed, seed) for seed in range(40))
+    taken = []
+
+    def look():
+        for blob in cas.scan_blobs():
+            taken.append(blob)
+            yield blob
+
+    verdicts = scrub.verify_blobs(cas, look())
+    sizes = [next(verdicts).blob.size for _ in range(8)]
+    assert sizes == sorted((blob.size for blob in taken[:8]), reverse=True)
+    assert len(taken) <= 16
+    assert len(list(verdicts)) == 32
+
+
 # ---- beside writers ----
 
 

@@ -12,7 +12,7 @@ from fastcas.errors import InvalidError, NotExistError, UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Any
@@ -186,7 +186,7 @@ class Contract(ABC):
 
     def check_blobs(
         self,
-        digests: Sequence[Digest],
+        digests: Iterable[Digest],
         *,
         quick: bool = False,
         threads: int,
@@ -197,7 +197,8 @@ class Contract(ABC):
         when it was put, which finds bit rot and proves nothing. "" says nothing: that blob must be
         read by itself. None where the engine can't look at many at once. ``progress`` counts bytes.
 
-        ``digests`` are all that are stored: what the engine has recorded of others it may drop."""
+        ``digests``, which are taken some thousands ahead, are all that are stored: what the engine has
+        recorded of others it may drop."""
         return None
 
     # What gc and scrub need of an engine beyond the contract; one that lacks it has neither.

@@ -62,17 +62,23 @@ class CopyResult(namedtuple("CopyResult", ("method", "size"))):
     __slots__ = ()
 
 
-class StoredBlob(namedtuple("StoredBlob", ("path", "digest", "size", "modified", "changed", "kind"))):
+class StoredBlob(namedtuple("StoredBlob", ("place", "digest", "size", "modified", "changed", "kind"))):
     """What an engine finds where it keeps blobs.
 
     ``kind`` is "blob"; "bad-name" for what is called like no digest (``digest`` is None then);
     "non-regular" for what stands in a blob's place and is no file. ``path`` says where it is, for
-    messages; ``size`` is in bytes. ``modified`` is when it was last put, be it a dedupe hit;
+    messages; ``place`` is the same without the digest, as it is of all the blobs beside. ``size`` is in
+    bytes. ``modified`` is when it was last put, be it a dedupe hit;
     ``changed`` when anything about it changed last, its name included; both in nanoseconds of the
     clock of ``Engine.read_clock``.
     """
 
     __slots__ = ()
+
+    @property
+    def path(self):
+        """Where it is."""
+        return self.place if self.digest is None else f"{self.place}/{self.digest.encoded}"
 
     def is_unused(self, start: int, grace: int) -> bool:
         """Whether nothing about it changed since ``start``, and its last put was ``grace`` before

@@ -38,12 +38,14 @@ class CopyResult(NamedTuple):
     size: int
 
 class StoredBlob(NamedTuple):
-    path: str
+    place: str
     digest: Digest | None
     size: int
     modified: int
     changed: int
     kind: str
+    @property
+    def path(self) -> str: ...
     def is_unused(self, start: int, grace: int) -> bool: ...
 
 class Swept(NamedTuple):

@@ -289,9 +289,14 @@ def guided(place: str, target: str, seconds: int) -> None:
     }.items():
         (seeds / name).write_bytes(raw)
 
+    # What atheris prints is no event.
+    events = os.dup(1)
+    os.dup2(2, 1)
+
     def one(raw: bytes) -> None:
         _, problem = attempt(function, raw)
         if problem:
+            os.dup2(events, 1)
             tell("state", f"{target}, {raw[:300]!r}", [problem])
             os._exit(1)
 

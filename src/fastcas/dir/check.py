@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from fastcas import _core
 from fastcas.digest import COMPUTABLE
 from fastcas.dir.checksums import RECORDED_ABOVE
@@ -10,7 +12,7 @@ from fastcas.layout import BLOBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from fastcas.contract import Progress
@@ -33,22 +35,25 @@ class Check:
         self._progress = progress
         self._done = 0  # bytes
 
-    def run(self, digests: Sequence[Digest], *, quick: bool) -> Iterator[str]:
+    def run(self, digests: Iterable[Digest], *, quick: bool) -> Iterator[str]:
         """See ``Engine.check_blobs``. Records the checksums of what it digests, where they aren't
-        recorded or are wrong; if that was all, what else is recorded is dropped."""
-        stored = set(digests)
-        records, _ = self._checksums.read(stored)
-        for start in range(0, len(digests), _GROUP):
-            group = digests[start : start + _GROUP]
+        recorded or are wrong; then, unless ``quick``, drops what is recorded of others."""
+        records, _ = self._checksums.read()
+        stored: set[Digest] = set()  # of what is recorded
+        rest = iter(digests)
+        while group := list(islice(rest, _GROUP)):
             means: dict[Digest, str] = {}
             if quick:
                 self._compare([digest for digest in group if digest in records], records, means)
             new = self._digest([digest for digest in group if digest not in means], records, means)
             self._checksums.add(new)
             records.update(new)
+            stored.update(digest for digest in group if digest in records)
             yield from (means.get(digest, "") for digest in group)
-        if not quick and self._checksums.read(stored) != (records, len(records)):
-            self._checksums.replace(records)
+        if not quick:
+            right: dict[str, str] = {digest: records[digest] for digest in stored}
+            if self._checksums.read(right.__contains__) != (right, len(right)):
+                self._checksums.replace(right)
 
     def _compare(
         self, digests: list[Digest], records: dict[str, str], means: dict[Digest, str]

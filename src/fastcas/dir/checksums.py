@@ -25,7 +25,7 @@ from fastcas.layout import BLOBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from fastcas.dir.lock import Lock
     from fastcas.dir.root import Root
@@ -68,16 +68,28 @@ class Checksums:
         except (OSError, FastCASError):
             pass
 
-    def read(self, wanted: Container[str]) -> tuple[dict[str, str], int]:
-        """The records of the digests ``wanted``, and how many lines there are."""
+    def read(self, is_wanted: Callable[[str], bool] | None = None) -> tuple[dict[str, str], int]:
+        """The records of the digests that are wanted, by default of those that are stored, since there
+        may be any number of others; and how many lines there are."""
+        is_wanted = is_wanted or self._is_stored
         found: dict[str, str] = {}
         count = 0
         for line in self._lines():
             count += 1
             digest = _digest_of(line)
-            if digest in wanted:
+            if is_wanted(digest):
                 found[digest] = line[:_DIGITS].decode("ascii", "replace")
         return found, count
+
+    def _is_stored(self, digest: str) -> bool:
+        if _core.split_digest(digest) <= 0:
+            return False
+        with self._root.held() as rootfd:
+            try:
+                os.stat(f"{BLOBS}/{digest.replace(':', '/', 1)}", dir_fd=rootfd, follow_symlinks=False)
+            except OSError:
+                return False
+        return True
 
     def drop(self, digests: Container[str]) -> None:
         """Removes the records of ``digests``."""

@@ -336,7 +336,7 @@ class DirEngine(Engine):
 
     def check_blobs(
         self,
-        digests: Sequence[Digest],
+        digests: Iterable[Digest],
         *,
         quick: bool = False,
         threads: int,

@@ -89,7 +89,7 @@ def _scan_algorithm(root: Root, algorithm: str, known: Container[str]) -> Iterat
             if is_file and digest in known:  # of a directory that doesn't say what is a file
                 continue
             kind = "blob" if is_file else "non-regular"
-            yield StoredBlob(f"{parent}/{name}", digest, size, *times, kind)
+            yield StoredBlob(parent, digest, size, *times, kind)
 
 
 def _entries(

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from fastcas.digest import Digest
 from fastcas.errors import InvalidError
 from fastcas.image.parse import children
 from fastcas.image.walk import mark
@@ -49,8 +48,7 @@ def collect(
     marked = mark(engine, _roots(index))
     planned, stored = _plan(engine, marked, policies, start, nanoseconds)
     if dry_run:
-        deleted = list(planned.values())
-        return GCReport(deleted, _sum(deleted), stored - len(deleted), True)
+        return GCReport(planned, _sum(planned), stored - len(planned), True)
     deleted = _sweep(engine, index, marked, planned, start, nanoseconds, progress)
     engine.clean()
     return GCReport(deleted, _sum(deleted), stored - len(deleted), False)
@@ -61,8 +59,7 @@ def preview(engine: Engine, entries: Iterable[Descriptor], *, grace: float = 360
     nanoseconds = _check_grace(grace)
     start = engine.read_clock()
     planned, stored = _plan(engine, mark(engine, entries), [], start, nanoseconds)
-    deleted = list(planned.values())
-    return GCReport(deleted, _sum(deleted), stored - len(deleted), True)
+    return GCReport(planned, _sum(planned), stored - len(planned), True)
 
 
 def _roots(index: Index) -> list[Link]:
@@ -71,9 +68,9 @@ def _roots(index: Index) -> list[Link]:
 
 def _plan(
     engine: Engine, marked: Marked, policies: list[Policy], start: int, grace: int
-) -> tuple[dict[Digest, BlobInfo], int]:
+) -> tuple[list[BlobInfo], int]:
     """What would go, and the number of all stored blobs."""
-    planned: dict[Digest, BlobInfo] = {}
+    planned = []
     stored = len(engine)
     # A look at each blob is what costs most here, and most are marked.
     for found in engine.scan_blobs(known=marked.digests):
@@ -81,7 +78,7 @@ def _plan(
             continue
         blob = BlobInfo(found.digest, found.size)
         if not _is_kept(blob, policies):
-            planned[blob.digest] = blob
+            planned.append(blob)
     return planned, stored
 
 
@@ -99,14 +96,15 @@ def _sweep(
     engine: Engine,
     index: Index,
     marked: Marked,
-    planned: dict[Digest, BlobInfo],
+    planned: list[BlobInfo],
     start: int,
     grace: int,
     progress: Progress | None,
 ) -> list[BlobInfo]:
     deleted: list[BlobInfo] = []
-    total = _sum(planned.values())
-    left = list(planned)
+    total = _sum(planned)
+    left = [blob.digest for blob in planned]
+    planned.clear()  # what is deleted is listed as it goes
     if not left:
         return deleted
     with engine.announce_sweep():

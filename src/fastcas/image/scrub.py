@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections import namedtuple
-from collections.abc import Iterable, Iterator
+from collections import deque, namedtuple
+from collections.abc import Container, Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from fastcas.digest import Digest
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Verdict", "scrub", "verify_blobs"]
 
 _STEP = 1 << 20
+
+_WINDOW = 16384  # blobs
 
 # What is missing counts when the index was the same before and after the look.
 _ATTEMPTS = 20
@@ -69,32 +72,50 @@ def verify_blobs(
     quick: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
+    total: int = 0,
 ) -> Iterator[Verdict]:
-    """Digests each blob; yields a Verdict for each, in any order. ``progress`` counts the bytes of all.
-    ``quick``: a checksum that the engine has recorded does as well. ``blobs`` are all that are stored.
+    """Digests each blob; yields a Verdict for each, in any order. ``progress`` counts the bytes of all,
+    which are ``total``. ``quick``: a checksum that the engine has recorded does as well. ``blobs``,
+    which are taken some thousands ahead, are all that are stored.
 
     An engine that can look at many at once does it on ``threads`` threads, by default one for each
     processor. What isn't found right that way, or by an engine that can't, is read by itself: that says
     what is wrong with it.
     """
-    # The largest first: then no thread begins with one when the others are about to end.
-    blobs = sorted(blobs, key=lambda blob: blob.size, reverse=True)
-    count = _Count(progress, sum(blob.size for blob in blobs))
-    digests = [blob.digest for blob in blobs if blob.digest is not None]
+    count = _Count(progress, total)
+    ordered = _largest_first(blobs)
+    asked: deque[StoredBlob] = deque()
+
+    def ask() -> Iterator[Digest]:
+        for blob in ordered:
+            assert blob.digest is not None
+            asked.append(blob)
+            yield blob.digest
+
     threads = threads or len(os.sched_getaffinity(0))
-    found = engine.check_blobs(digests, quick=quick, threads=threads, progress=count.tell)
+    found = engine.check_blobs(ask(), quick=quick, threads=threads, progress=count.tell)
     if found is None:
         done = 0
-        for blob in blobs:
+        for blob in ordered:
             yield _verify(engine, blob, done, count)
             done += blob.size
     else:
-        for blob, means in zip(blobs, found, strict=True):
+        for means in found:
+            blob = asked.popleft()
             if means:
                 yield Verdict(blob, "good" if means == "digest" else "same", "")
             else:
                 yield _verify(engine, blob, 0, None)
     count.tell(count.total, None)
+
+
+def _largest_first(blobs: Iterable[StoredBlob]) -> Iterator[StoredBlob]:
+    """The largest of some thousands first: then no thread begins with one when the others are about to
+    end."""
+    rest = iter(blobs)
+    while window := list(islice(rest, _WINDOW)):
+        window.sort(key=lambda blob: blob.size, reverse=True)
+        yield from window
 
 
 class _Count:
@@ -155,18 +176,24 @@ def scrub(
     move = None if quarantine is None else engine.open_quarantine(os.fsdecode(quarantine))
     wanted = _Wanted(engine, engine.get_index())
     problems = []
-    blobs = []
-    places: dict[str, str] = {}
-    for found in engine.scan_blobs():
-        if found.digest is not None:
-            places[found.digest] = found.kind
-        if found.kind == "blob":
-            blobs.append(found)
-        else:
-            problems.append(Problem(found.digest, found.path, found.kind, _MESSAGES[found.kind]))
-    problems += wanted.missing(places)
+    present: set[str] = set()
+
+    def look() -> Iterator[StoredBlob]:
+        for found in engine.scan_blobs():
+            if found.digest is not None and wanted.requires(found.digest):
+                present.add(found.digest)
+            if found.kind == "blob":
+                yield found
+            else:
+                detail = _MESSAGES[found.kind]
+                problems.append(Problem(found.digest, found.path, found.kind, detail))
+
+    total = 0 if progress is None else _sum_sizes(engine)
+    verdicts = verify_blobs(
+        engine, look(), quick=quick, threads=threads, progress=progress, total=total
+    )
     checked = same = read = 0
-    for verdict in verify_blobs(engine, blobs, quick=quick, threads=threads, progress=progress):
+    for verdict in verdicts:
         blob = verdict.blob
         problem = None
         if verdict.state in ("good", "same", "corrupt"):
@@ -184,7 +211,12 @@ def scrub(
             if moved is not None:
                 problem = problem._replace(detail=f"{problem.detail}; moved to {moved}")
         problems.append(problem)
+    problems += wanted.missing(present)
     return ScrubReport(checked, read, problems, by_checksum=same)
+
+
+def _sum_sizes(engine: Engine) -> int:
+    return sum(found.size for found in engine.scan_blobs() if found.kind == "blob")
 
 
 def _note(problem: Problem) -> dict[str, Any]:
@@ -255,13 +287,18 @@ class _Wanted:
                 return Problem(blob.digest, blob.path, "wrong-size", detail)
         return None
 
-    def missing(self, places: dict[str, str]) -> list[Problem]:
-        """What isn't stored and must be, while the index is the same before and after the look."""
+    def requires(self, digest: Digest) -> bool:
+        """Whether a blob must be stored, as far as the index was read."""
+        return digest in self._required
+
+    def missing(self, present: Container[str]) -> list[Problem]:
+        """What isn't stored and must be, while the index is the same before and after the look.
+        ``present``: what was seen of what is required."""
         for _ in range(_ATTEMPTS):
             problems = [
                 Problem(Digest(digest), path, kind, detail)
                 for digest, (kind, detail) in self._required.items()
-                if digest not in places and (path := self._absent(digest)) is not None
+                if digest not in present and (path := self._absent(digest)) is not None
             ]
             if not problems:
                 break

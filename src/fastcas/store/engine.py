@@ -249,7 +249,7 @@ class StoreEngine(Engine):
 
     def check_blobs(
         self,
-        digests: Sequence[Digest],
+        digests: Iterable[Digest],
         *,
         quick: bool = False,
         threads: int,
@@ -300,17 +300,19 @@ class StoreEngine(Engine):
     def _found(self) -> Iterator[StoredBlob]:
         """What lies below ``blobs/``, without marks."""
         start = len(BLOBS) + 1
+        places: dict[str, str] = {}  # one string for all the blobs of one
         for page in self._bucket.list(BLOBS):
             for meta in page:
-                digest = None
+                key, when = meta["path"], nanoseconds(meta)
+                place = self._bucket.location.join(key)
                 try:
-                    digest = Digest(meta["path"][start:].replace("/", ":", 1))
-                    kind = "blob"
+                    digest = Digest(key[start:].replace("/", ":", 1))
                 except InvalidError:
-                    kind = "bad-name"
-                when = nanoseconds(meta)
-                url = self._bucket.location.join(meta["path"])
-                yield StoredBlob(url, digest, meta["size"], when, when, kind)
+                    yield StoredBlob(place, None, meta["size"], when, when, "bad-name")
+                    continue
+                place = place.rpartition("/")[0]
+                place = places.setdefault(place, place)
+                yield StoredBlob(place, digest, meta["size"], when, when, "blob")
 
     def get_index(self) -> Index:
         return self._index.read()

@@ -254,7 +254,7 @@ def last_use(bucket: Bucket, digest: Digest) -> StoredBlob | None:
         when = max(when, nanoseconds(bucket.head(mark_key(digest))))
     except Missing:
         pass
-    return StoredBlob(bucket.location.join(key), digest, meta["size"], when, when, "blob")
+    return StoredBlob("", digest, meta["size"], when, when, "blob")
 
 
 def read_marks(bucket: Bucket) -> dict[Digest, int]:
