@@ -311,7 +311,10 @@ class OracleEngine(Engine):
 
     def scan_blobs(self, *, known=()):
         self._open()
-        return (found for found in self._scan() if found.kind != "blob" or found.digest not in known)
+        everything = list(self._scan())
+        left = [found for found in everything if found.kind != "blob" or found.digest not in known]
+        yield from left
+        return len(everything) - len(left)
 
     def _scan(self):
         for path in (self._root / "blobs").glob("*/*"):

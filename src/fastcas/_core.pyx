@@ -1805,13 +1805,14 @@ def count_digests(int dirfd, Py_ssize_t hex_digits):
 
 def read_entries(int dirfd, str prefix not None, known):
     """What comes next in a directory: a list of some hundred (name, mode, size in bytes, mtime, ctime in
-    nanoseconds) without a symbolic link followed, or None at the end. Regular files for which
-    `prefix` and name are in `known` are left out, unless the directory doesn't say what they are."""
+    nanoseconds) without a symbolic link followed, and how many beside it are regular files for which
+    `prefix` and name are in `known`; None at the end. Where the directory doesn't say what they are, those
+    are in the list."""
     cdef _Slab slab = take_slab()
     cdef char *entries = <char *>slab.memory
     cdef const char *name
     cdef int size, offset = 0, regular
-    cdef size_t count = 0, i
+    cdef size_t count = 0, left_out = 0, i
     cdef list names = []
     cdef list found = []
     cdef fc_place *places = <fc_place *>calloc(NAMES_BUFFER // LEAST_ENTRY, sizeof(fc_place))
@@ -1829,6 +1830,7 @@ def read_entries(int dirfd, str prefix not None, known):
             if name[0] == b"." and (name[1] == 0 or (name[1] == b"." and name[2] == 0)):
                 continue
             if regular > 0 and prefix_and(name, prefix) in known:
+                left_out += 1
                 continue
             names.append(PyUnicode_DecodeFSDefault(name))
             places[count].name = name
@@ -1840,7 +1842,7 @@ def read_entries(int dirfd, str prefix not None, known):
                 found.append((names[i], *place_facts(&places[i])))
             elif places[i].status != -errno.ENOENT:
                 raise failure(places[i].status)
-        return found
+        return found, left_out
     finally:
         free(places)
         give_slab(slab)

@@ -12,7 +12,7 @@ from fastcas.errors import InvalidError, NotExistError, UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Any
@@ -211,10 +211,11 @@ class Contract(ABC):
         """
         raise _lacks(self, "read_clock")
 
-    def scan_blobs(self, *, known: Container[str] = ()) -> Iterator[StoredBlob]:
-        """Everything that lies where blobs are kept, as a lazy iterator of StoredBlob, in no order:
+    def scan_blobs(self, *, known: Container[str] = ()) -> Generator[StoredBlob, None, int]:
+        """Everything that lies where blobs are kept, as a lazy generator of StoredBlob, in no order:
         blobs, and what is no blob by its name or kind. Opens none of it. Blobs whose digests are in
-        ``known`` are left out, without a look at their sizes and times."""
+        ``known`` are left out, without a look at their sizes and times; how many these were is what it
+        returns at its end."""
         raise _lacks(self, "scan_blobs")
 
     def announce_sweep(self) -> AbstractContextManager[object]:

@@ -601,7 +601,7 @@ def test_what_gc_asks(bucket, proxy, cas, asked, count):
         "HEAD": 2 * count + clock,
         "PUT": 1 + steps + clock,
         "POST": 1 + 3 * steps + clock,
-        "LIST": 4 + 2 * pages,
+        "LIST": 4 + pages,
     }
 
 

@@ -28,7 +28,7 @@ from fastcas.results import BlobInfo, CopyResult, PutResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from typing_extensions import Self
@@ -330,7 +330,7 @@ class DirEngine(Engine):
         self._pending.settle()
         return read_file_clock()
 
-    def scan_blobs(self, *, known: Container[str] = ()) -> Iterator[StoredBlob]:
+    def scan_blobs(self, *, known: Container[str] = ()) -> Generator[StoredBlob, None, int]:
         self._pending.settle()
         return scan_blobs(self._root, known)
 

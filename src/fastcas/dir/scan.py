@@ -14,7 +14,7 @@ from fastcas.results import StoredBlob
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Generator, Iterator
 
     from fastcas.dir.root import Root
 
@@ -57,43 +57,51 @@ def times_of(modified: int, changed: int) -> tuple[int, int]:
     return modified, latest
 
 
-def scan_blobs(root: Root, known: Container[str]) -> Iterator[StoredBlob]:
+def scan_blobs(root: Root, known: Container[str]) -> Generator[StoredBlob, None, int]:
     """Everything under ``blobs/``, in no order, lazily; see ``Engine.scan_blobs``."""
+    left_out = 0
     with root.open(BLOBS, DIRECTORY) as directory:
         parent = root.join(BLOBS)
-        for name, mode, size, *times in _entries(directory, "", ()):
+        for name, mode, size, *times in _all_entries(directory):
             is_algorithm = _core.split_digest(f"{name}:0") > 0
             if is_algorithm and stat.S_ISDIR(mode):
-                yield from _scan_algorithm(root, name, known)
+                left_out += yield from _scan_algorithm(root, name, known)
             else:
                 kind = "non-regular" if is_algorithm else "bad-name"
                 yield StoredBlob(f"{parent}/{name}", None, size, *times_of(*times), kind)
+    return left_out
 
 
-def _scan_algorithm(root: Root, algorithm: str, known: Container[str]) -> Iterator[StoredBlob]:
+def _all_entries(directory: int) -> Iterator[tuple[str, int, int, int, int]]:
+    while (batch := _core.read_entries(directory, "", ())) is not None:
+        yield from batch[0]
+
+
+def _scan_algorithm(
+    root: Root, algorithm: str, known: Container[str]
+) -> Generator[StoredBlob, None, int]:
+    left_out = 0
     try:
         opened = root.open(f"{BLOBS}/{algorithm}", DIRECTORY)
     except (InvalidError, FileNotFoundError, NotADirectoryError):
-        return  # gone by now
+        return left_out  # gone by now
     with opened as directory:
         parent = root.join(f"{BLOBS}/{algorithm}")
         prefix = f"{algorithm}:"
-        for name, mode, size, modified, changed in _entries(directory, prefix, known):
-            times = times_of(modified, changed)
-            try:
-                digest = Digest(prefix + name)
-            except InvalidError:
-                yield StoredBlob(f"{parent}/{name}", None, size, *times, "bad-name")
-                continue
-            is_file = stat.S_ISREG(mode)
-            if is_file and digest in known:  # of a directory that doesn't say what is a file
-                continue
-            kind = "blob" if is_file else "non-regular"
-            yield StoredBlob(parent, digest, size, *times, kind)
-
-
-def _entries(
-    directory: int, prefix: str, known: Container[str]
-) -> Iterator[tuple[str, int, int, int, int]]:
-    while (batch := _core.read_entries(directory, prefix, known)) is not None:
-        yield from batch
+        while (batch := _core.read_entries(directory, prefix, known)) is not None:
+            entries, count = batch
+            left_out += count
+            for name, mode, size, modified, changed in entries:
+                times = times_of(modified, changed)
+                try:
+                    digest = Digest(prefix + name)
+                except InvalidError:
+                    yield StoredBlob(f"{parent}/{name}", None, size, *times, "bad-name")
+                    continue
+                is_file = stat.S_ISREG(mode)
+                if is_file and digest in known:  # of a directory that doesn't say what is a file
+                    left_out += 1
+                    continue
+                kind = "blob" if is_file else "non-regular"
+                yield StoredBlob(parent, digest, size, *times, kind)
+    return left_out

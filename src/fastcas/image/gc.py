@@ -7,7 +7,7 @@ it has the lock; where it changed, what is new in it is marked, which is little,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from fastcas.errors import InvalidError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastcas.image.parse import Link
     from fastcas.image.walk import Marked
     from fastcas.model import Descriptor, Index
+    from fastcas.results import StoredBlob
 
 __all__ = ["Policy", "collect", "preview"]
 
@@ -71,10 +72,19 @@ def _plan(
 ) -> tuple[list[BlobInfo], int]:
     """What would go, and the number of all stored blobs."""
     planned = []
-    stored = len(engine)
-    # A look at each blob is what costs most here, and most are marked.
-    for found in engine.scan_blobs(known=marked.digests):
-        if found.kind != "blob" or found.digest is None or not found.is_unused(start, grace):
+    stored = 0
+
+    def look() -> Iterator[StoredBlob]:
+        """What isn't marked: a look at each blob is what costs most here, and most are."""
+        nonlocal stored
+        left_out = yield from engine.scan_blobs(known=marked.digests)
+        stored += left_out
+
+    for found in look():
+        if found.kind != "blob" or found.digest is None:
+            continue
+        stored += 1
+        if not found.is_unused(start, grace):
             continue
         blob = BlobInfo(found.digest, found.size)
         if not _is_kept(blob, policies):

@@ -47,7 +47,7 @@ from fastcas.store.sweep import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -288,14 +288,18 @@ class StoreEngine(Engine):
         self._bucket.check_open()
         return (blob.digest for blob in self._found() if blob.digest is not None)
 
-    def scan_blobs(self, *, known: Container[str] = ()) -> Iterator[StoredBlob]:
+    def scan_blobs(self, *, known: Container[str] = ()) -> Generator[StoredBlob, None, int]:
+        left_out = 0
         marks = read_marks(self._bucket)
         for blob in self._found():
             if blob.digest is None:
                 yield blob
-            elif blob.digest not in known:
+            elif blob.digest in known:
+                left_out += 1
+            else:
                 used = max(blob.modified, marks.get(blob.digest, 0))
                 yield blob._replace(modified=used, changed=used)
+        return left_out
 
     def _found(self) -> Iterator[StoredBlob]:
         """What lies below ``blobs/``, without marks."""
