@@ -580,7 +580,7 @@ class Breaks:
 
     def __init__(self, found, after, error):
         self.found, self.after, self.error = found, after, error
-        self.meta, self.attributes, self.range = found.meta, found.attributes, found.range
+        self.meta, self.attributes = found.meta, found.attributes
 
     def stream(self, min_chunk_size):
         left = self.after
@@ -1165,6 +1165,23 @@ def test_an_upload_that_is_interrupted_at_its_end_is_aborted(monkeypatch):
         upload.end()
     assert not upload._thread.is_alive()
     assert server.published is None
+
+
+class Refusing:
+    def upload(self, key, blocks, part):
+        next(blocks)
+        raise OSError("refused")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("end", [False, True])
+def test_an_upload_that_fails_keeps_no_source_waiting(end):
+    with pytest.raises(OSError, match="refused"), ingest.Upload(Refusing(), "key", 1) as upload:
+        upload.give(memoryview(b"a"))
+        while not end:
+            upload.give(memoryview(b"b"))
+        upload.end()
+    assert not upload._thread.is_alive()
 
 
 def test_many_that_are_interrupted_leave_none_at_work():

@@ -127,7 +127,6 @@ class Body:
                 found, self._found = self._found or self._ask(position), None
                 if found is None:
                     return
-                start, end = found.range
                 chunks = iter(found.stream(min_chunk_size=_CHUNK))
                 del found
                 while (chunk := self._bucket.run(self._key, lambda: next(chunks, None))) is not None:  # noqa: B023
@@ -137,9 +136,7 @@ class Body:
                         yield chunk
                 if position >= self.size:
                     return
-                if position == end > start:
-                    continue  # that was all that was asked for
-                failures += 1  # it ended early, without an error
+                failures += 1  # it was the beginning, or ended early without an error
                 if failures == _ATTEMPTS:
                     return
             except (Missing, Lost):
