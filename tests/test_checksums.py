@@ -295,6 +295,14 @@ def test_lines_without_number_take_no_memory(cas, layout, monkeypatch):
     assert len(lines_in(layout)) == 100_000
 
 
+def test_records_lead_through_no_link(cas, layout, tmp_path):
+    """What lies elsewhere isn't looked at, be it a mount that never answers."""
+    (tmp_path / ("c" * 128)).write_bytes(b"")
+    (layout / "blobs" / "sha512").symlink_to(tmp_path)
+    side_file(layout).write_text("0" * 32 + "  blobs/sha512/" + "c" * 128 + "\n")
+    assert cas._checksums.read() == ({}, 1)
+
+
 def read_only(layout):
     with fastcas.open(layout) as cas:
         return [list(cas.scrub(quick=quick)) for quick in (True, False)]

@@ -399,6 +399,31 @@ def test_a_forked_child_never_waits(store, call):
     assert os.waitpid(pid, 0)[1] == (2 if call == "close" else 3) << 8
 
 
+def test_a_child_that_is_forked_at_the_end_of_a_source_is_refused(store):
+    """Whose last block is full: nothing of it is left for the child to send."""
+    content = noise(9 << 23)
+    digest = digest_of(content)
+    pid = None
+
+    def source():
+        nonlocal pid
+        yield content
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+
+    code = 1
+    try:
+        store.put_blob(source(), expected_digest=digest, expected_size=len(content))
+    except UnsupportedError:
+        code = 3
+    finally:
+        if pid == 0:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 3 << 8
+    assert store.stat_blob(digest).size == len(content)
+
+
 # ---- puts ----
 
 
@@ -623,6 +648,56 @@ def test_a_body_that_never_comes_is_an_error(store, monkeypatch):
     monkeypatch.setattr("fastcas.store.reader._PAUSE", 0.001)
     with pytest.raises(OSError, match="connection reset"), store.get_blob(digest) as blob:
         blob.read()
+
+
+@pytest.mark.parametrize("times", [1, 9])
+def test_a_blob_that_is_stored_again_while_it_is_read(store, url, monkeypatch, times):
+    """By another writer that found it absent: the etag is another, the bytes are the same."""
+    content = noise(5 << 20)
+    digest, _ = store.put_blob(content)
+    real = obstore.get
+    left = times
+
+    def get(client, key, *, options=None):
+        nonlocal left
+        if left and options and "if_match" in options:
+            left -= 1
+            obstore.put(raw(url), key, content)
+        return real(client, key, options=options)
+
+    monkeypatch.setattr(requests.obstore, "get", get)
+    monkeypatch.setattr("fastcas.store.reader._PAUSE", 0.001)
+    with store.get_blob(digest) as blob:
+        if times > 1:  # it never rests
+            with pytest.raises(NotExistError, match="stored anew"):
+                blob.read()
+        else:
+            assert blob.read() == content
+            assert blob.verified
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "416 Range Not Satisfiable: <Error><Code>InvalidRange</Code></Error>",
+        "416 Range Not Satisfiable",
+        "Received non-partial response when range requested",
+    ],
+)
+def test_servers_that_give_no_range_are_asked_for_all(store, monkeypatch, said):
+    digests = [store.put_blob(noise(size)).digest for size in (0, 10, 3 << 20)]
+    real = obstore.get
+
+    def get(client, key, *, options=None):
+        if options and "range" in options:
+            raise GenericError(said)
+        return real(client, key, options=options)
+
+    monkeypatch.setattr(requests.obstore, "get", get)
+    for digest in digests:
+        with store.get_blob(digest) as blob:
+            blob.verify()
+        store.read_blob(digest)
 
 
 class Longer(Breaks):

@@ -129,7 +129,7 @@ def run(gate: Run) -> None:
                 feed, place, level, largest, condition == "lies",
                 mutant=gate.mutant, io=condition, stderr=subprocess.PIPE,
             )  # fmt: skip
-            output, errors = process.communicate(timeout=300)
+            output, errors = process.communicate(timeout=gate.pick(300, 6000))
             events = list(child.events(output))
             name = f"{condition} at {level}"
             if not events:

@@ -52,7 +52,7 @@ class Check:
             yield from (means.get(digest, "") for digest in group)
         if not quick:
             right: dict[str, str] = {digest: records[digest] for digest in stored}
-            if self._checksums.read(right.__contains__) != (right, len(right)):
+            if self._checksums.read(right) != (right, len(right)):
                 self._checksums.replace(right)
 
     def _compare(

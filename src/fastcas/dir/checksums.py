@@ -18,6 +18,8 @@ import stat
 from itertools import islice
 
 from fastcas import _core
+from fastcas.digest import COMPUTABLE
+from fastcas.dir.root import DIRECTORY
 from fastcas.dir.temp import Temp
 from fastcas.errors import FastCASError, InvalidError
 from fastcas.files import write_all
@@ -25,7 +27,7 @@ from fastcas.layout import BLOBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from fastcas.dir.lock import Lock
     from fastcas.dir.root import Root
@@ -68,28 +70,20 @@ class Checksums:
         except (OSError, FastCASError):
             pass
 
-    def read(self, is_wanted: Callable[[str], bool] | None = None) -> tuple[dict[str, str], int]:
-        """The records of the digests that are wanted, by default of those that are stored, since there
-        may be any number of others; and how many lines there are."""
-        is_wanted = is_wanted or self._is_stored
+    def read(self, wanted: Container[str] | None = None) -> tuple[dict[str, str], int]:
+        """The records of the digests ``wanted``, by default of those that are stored, since there may
+        be any number of others; and how many lines there are."""
+        if wanted is None:
+            with _Stored(self._root) as stored:
+                return self.read(stored)
         found: dict[str, str] = {}
         count = 0
         for line in self._lines():
             count += 1
             digest = _digest_of(line)
-            if is_wanted(digest):
+            if digest in wanted:
                 found[digest] = line[:_DIGITS].decode("ascii", "replace")
         return found, count
-
-    def _is_stored(self, digest: str) -> bool:
-        if _core.split_digest(digest) <= 0:
-            return False
-        with self._root.held() as rootfd:
-            try:
-                os.stat(f"{BLOBS}/{digest.replace(':', '/', 1)}", dir_fd=rootfd, follow_symlinks=False)
-            except OSError:
-                return False
-        return True
 
     def drop(self, digests: Container[str]) -> None:
         """Removes the records of ``digests``."""
@@ -146,6 +140,44 @@ class Checksums:
                 temp.discard()
         except (OSError, FastCASError):
             pass
+
+
+class _Stored:
+    """The digests that a layout has files for, as a container."""
+
+    def __init__(self, root: Root) -> None:
+        self._root = root
+        self._directories: dict[str, _core.File | None] = {}
+
+    def __enter__(self) -> _Stored:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for directory in self._directories.values():
+            if directory is not None:
+                directory.close()
+
+    def __contains__(self, digest: object) -> bool:
+        assert isinstance(digest, str)
+        algorithm, _, encoded = digest.partition(":")
+        if algorithm not in COMPUTABLE or _core.split_digest(digest) <= 0:
+            return False
+        if algorithm not in self._directories:
+            self._directories[algorithm] = self._open(algorithm)
+        directory = self._directories[algorithm]
+        if directory is None:
+            return False
+        try:
+            facts = os.stat(encoded, dir_fd=directory.fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return stat.S_ISREG(facts.st_mode)
+
+    def _open(self, algorithm: str) -> _core.File | None:
+        try:
+            return self._root.open(f"{BLOBS}/{algorithm}", DIRECTORY)
+        except (OSError, FastCASError):
+            return None
 
 
 def _is_ours(facts: os.stat_result) -> bool:

@@ -53,7 +53,12 @@ _NO_RIGHTS = (
 )
 
 # What messages say, without spaces, and the errno for it; EIO for whatever else there is.
-_KINDS = {"timedout": errno.ETIMEDOUT, "invalidrange": errno.ERANGE}
+_KINDS = {
+    "timedout": errno.ETIMEDOUT,
+    "invalidrange": errno.ERANGE,
+    "416rangenotsatisfiable": errno.ERANGE,
+    "receivednon-partialresponse": errno.ERANGE,
+}
 
 # Who is asked for the credentials of a machine where the environment has none.
 _METADATA_SERVICE = "169.254.169.254"
@@ -120,7 +125,7 @@ class Bucket:
         except OSError as error:
             if error.errno != errno.ERANGE:
                 raise
-            return self.get(key)  # it is empty: no range begins within it
+            return self.get(key)  # no range begins within an empty one, and some servers know none
 
     def read(self, key: str) -> tuple[bytes, Any]:
         """A whole object, and what came with it; Missing."""

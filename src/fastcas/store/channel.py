@@ -21,11 +21,13 @@ class Channel:
         self._items: deque[Any] = deque()
         self._room = room
         self._closed = False
-        self._change = threading.Condition()
+        # Taken by itself: an interrupt within Condition's own __enter__ would leave it locked.
+        self._lock = threading.RLock()
+        self._change = threading.Condition(self._lock)
 
     def put(self, item: Any) -> bool:
         """Waits for room. False when the channel is closed: the item isn't wanted."""
-        with self._change:
+        with self._lock:
             self._change.wait_for(lambda: self._closed or len(self._items) < self._room)
             if self._closed:
                 return False
@@ -35,7 +37,7 @@ class Channel:
 
     def get(self) -> Any:
         """Waits for an item; ChannelClosed when there will be none."""
-        with self._change:
+        with self._lock:
             self._change.wait_for(lambda: self._closed or self._items)
             if self._closed:
                 raise ChannelClosed
@@ -45,7 +47,7 @@ class Channel:
 
     def close(self) -> None:
         """From either side. What waits is dropped."""
-        with self._change:
+        with self._lock:
             self._closed = True
             self._items.clear()
             self._change.notify_all()

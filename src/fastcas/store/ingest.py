@@ -295,9 +295,12 @@ class _Hasher(BlockSink):
             self._told = self._size
             self._put.tell(self._size)
 
-    def _flush(self) -> None:
+    def _check_owner(self) -> None:
         if self._owner != os.getpid():
             raise UnsupportedError("a put can't be continued in a forked child")
+
+    def _flush(self) -> None:
+        self._check_owner()
         block = memoryview(self._block)[: self._used]
         self._hash.update(block)
         self._deliver(block)
@@ -314,6 +317,7 @@ class _Hasher(BlockSink):
         return bytearray(PART)
 
     def finish(self) -> tuple[Digest, int]:
+        self._check_owner()  # there may be nothing to flush
         if self._used:
             self._flush()
         return Digest.of(self._hash.name, self._hash.hexdigest()), self._size
@@ -377,7 +381,11 @@ class Upload:
         self._thread = threading.Thread(target=self._run, name="fastcas-put", daemon=True)
 
     def __enter__(self) -> Upload:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # an interrupt: it may be running
+            self._blocks.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -413,13 +421,14 @@ class Budget:
     def __init__(self, size: int) -> None:
         self._size = size
         self._left = size
-        self._change = threading.Condition()
+        self._lock = threading.RLock()  # taken by itself, as a Channel's is
+        self._change = threading.Condition(self._lock)
 
     def take(self, size: int) -> _Taken:
         return _Taken(self, min(size, self._size))
 
     def change(self, size: int) -> None:
-        with self._change:
+        with self._lock:
             if size < 0:
                 self._change.wait_for(lambda: self._left >= -size)
             self._left += size

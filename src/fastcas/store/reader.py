@@ -106,6 +106,7 @@ class Body:
     def __init__(self, bucket: Bucket, digest: Digest, size: int, etag: str | None, found: Any) -> None:
         self.digest = digest
         self.size = size
+        self.is_of_two = False  # objects: it was written again on the way
         self._bucket = bucket
         self._key = key_of(digest)
         self._etag = etag
@@ -139,14 +140,27 @@ class Body:
                 failures += 1  # it was the beginning, or ended early without an error
                 if failures == _ATTEMPTS:
                     return
-            except (Missing, Lost):
-                raise gone(self._bucket, self.digest) from None
+            except Missing:
+                raise self.gone() from None
+            except Lost:  # stored once more, most likely the same: the digest will say
+                failures += 1
+                if failures == _ATTEMPTS or not self._is_there_again():
+                    raise self.gone() from None
             except OSError:
                 failures += 1
                 if failures == _ATTEMPTS:
                     raise
             if failures > 1:
                 time.sleep(_PAUSE * 2 ** (failures - 2))
+
+    def gone(self) -> NotExistError:
+        return gone(self._bucket, self.digest)
+
+    def _is_there_again(self) -> bool:
+        found = self._bucket.head(self._key)
+        self._etag = found["e_tag"]
+        self.is_of_two = True
+        return bool(found["size"] == self.size)
 
     def _ask(self, position: int) -> Any:
         if position == 0:
@@ -275,6 +289,8 @@ def verified_chunks(body: Body, chunks: Iterable[bytes]) -> Iterator[bytes]:
     if size < body.size:
         raise _core.VerifyError("short", size, body.size)
     if (found := digester.hexdigest()) != body.digest.encoded:
+        if body.is_of_two:  # no object has that digest
+            raise body.gone()
         raise _core.VerifyError("mismatch", found, size)
     if held:
         yield held
