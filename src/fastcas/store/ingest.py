@@ -280,7 +280,7 @@ class _Hasher(BlockSink):
         self._told = 0
         self._owner = os.getpid()
         # One byte more than is expected, so that the end is met without a second block.
-        self._block = bytearray(PART if size is None else min(PART, size + 1))
+        self._block = bytearray(PART if size is None or size > PART else size + 1)
         self._used = 0
         self._delivered: list[bytearray] = []
 
