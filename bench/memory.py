@@ -22,6 +22,7 @@ with open("/proc/self/status") as status:
     print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
 """
 BARE = PEAK
+BUFFER = "buffer = bytearray(1 << 20)\n"  # the caller's own
 IMPORTED = "import fastcas" + PEAK
 PUT = """
 import sys, fastcas
@@ -31,7 +32,6 @@ with fastcas.create(sys.argv[1], durability="none") as cas, open(sys.argv[2], "r
 GET = """
 import sys, fastcas
 with fastcas.open(sys.argv[1]) as cas:
-    buffer = bytearray(1 << 20)
     total = 0
     with cas.get_blob(next(cas.list_blobs())) as blob:
         while count := blob.readinto(buffer):
@@ -59,8 +59,8 @@ def measure(size: int, filesystem: str = "disk") -> dict[str, int]:
         return {
             "`import fastcas`": _peak(IMPORTED) - bare,
             f"put of {bed.binary_size(size)}": _peak(PUT + PEAK, root, source, size) - bare,
-            # With the caller's own buffer of 1 MiB.
-            f"verified get of {bed.binary_size(size)}": _peak(GET + PEAK, root, size) - bare,
+            f"verified get of {bed.binary_size(size)}": _peak(BUFFER + GET + PEAK, root, size)
+            - _peak(BUFFER + BARE),
         }
 
 

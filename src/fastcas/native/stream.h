@@ -27,7 +27,7 @@ enum {
 enum {
     FC_SLOTS = 8,
     FC_SLOT_SMALL = 64 << 10,
-    FC_SLOT_LARGE = 128 << 10,
+    FC_SLOT_LARGE = 256 << 10,
     FC_SLAB = FC_SLOTS * FC_SLOT_LARGE,
     FC_DIGEST_MAX = 64,
 };
