@@ -124,7 +124,8 @@ def run(gate: Run) -> None:
             place.mkdir()
             fastcas.create(place / "layout", durability="none").close()
             # One byte at a time takes a while.
-            largest = 4096 if condition == "1" and not gate.soak else max(SIZES)
+            short = gate.mutant is not None or not gate.soak
+            largest = 4096 if condition == "1" and short else max(SIZES)
             process = child.start(
                 feed, place, level, largest, condition == "lies",
                 mutant=gate.mutant, io=condition, stderr=subprocess.PIPE,
