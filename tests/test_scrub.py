@@ -283,6 +283,13 @@ def test_blobs_are_taken_some_at_a_time(cas, monkeypatch):
     assert len(list(verdicts)) == 32
 
 
+def test_an_engine_must_speak_of_each_blob(cas, monkeypatch):
+    cas.put_blobs([b"a", b"b"])
+    monkeypatch.setattr(cas, "check_blobs", lambda *_, **__: iter(["digest"]), raising=False)
+    with pytest.raises(ValueError, match="shorter"):
+        cas.scrub()
+
+
 # ---- beside writers ----
 
 

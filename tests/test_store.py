@@ -676,6 +676,33 @@ def test_a_blob_that_is_stored_again_while_it_is_read(store, url, monkeypatch, t
             assert blob.verified
 
 
+@pytest.mark.parametrize("size", [1000, 5 << 20])
+def test_a_blob_that_is_stored_again_or_removed_before_it_is_read_again(store, url, size):
+    content = noise(size)
+    digest, _ = store.put_blob(content)
+    with store.get_blob(digest) as blob:
+        for _ in range(2):
+            assert blob.read() == content
+            blob.seek(0)
+            obstore.put(raw(url), f"x/blobs/sha256/{digest.encoded}", content)
+        store.delete_blob(digest)
+        with pytest.raises(NotExistError, match="removed"):
+            blob.read()
+
+
+def test_a_blob_that_is_stored_again_and_removed_while_it_is_read(store, url, monkeypatch):
+    digest, _ = store.put_blob(noise(5 << 20))
+    blob = store.get_blob(digest)
+    obstore.put(raw(url), f"x/blobs/sha256/{digest.encoded}", noise(5 << 20))
+
+    def head(*_):
+        raise FileNotFoundError("404")
+
+    monkeypatch.setattr(requests.obstore, "head", head)
+    with pytest.raises(NotExistError, match="removed"), blob:
+        blob.read()
+
+
 @pytest.mark.parametrize(
     "said",
     [

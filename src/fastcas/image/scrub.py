@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections import deque, namedtuple
+from collections import namedtuple
 from collections.abc import Container, Iterable, Iterator
-from itertools import islice
+from itertools import islice, tee
 from typing import TYPE_CHECKING
 
 from fastcas.digest import Digest
@@ -83,25 +83,19 @@ def verify_blobs(
     what is wrong with it.
     """
     count = _Count(progress, total)
-    ordered = _largest_first(blobs)
-    asked: deque[StoredBlob] = deque()
-
-    def ask() -> Iterator[Digest]:
-        for blob in ordered:
-            assert blob.digest is not None
-            asked.append(blob)
-            yield blob.digest
-
+    ordered, asked = tee(_largest_first(blobs))
+    digests = (blob.digest for blob in asked if blob.digest is not None)
+    del asked  # who holds it keeps all that it hasn't seen
     threads = threads or len(os.sched_getaffinity(0))
-    found = engine.check_blobs(ask(), quick=quick, threads=threads, progress=count.tell)
+    found = engine.check_blobs(digests, quick=quick, threads=threads, progress=count.tell)
+    del digests
     if found is None:
         done = 0
         for blob in ordered:
             yield _verify(engine, blob, done, count)
             done += blob.size
     else:
-        for means in found:
-            blob = asked.popleft()
+        for blob, means in zip(ordered, found, strict=True):
             if means:
                 yield Verdict(blob, "good" if means == "digest" else "same", "")
             else:

@@ -53,7 +53,7 @@ _NO_RIGHTS = (
 )
 
 # What messages say, without spaces, and the errno for it; EIO for whatever else there is.
-_KINDS = {
+_ERRNOS = {
     "timedout": errno.ETIMEDOUT,
     "invalidrange": errno.ERANGE,
     "416rangenotsatisfiable": errno.ERANGE,
@@ -267,7 +267,7 @@ class Bucket:
         if isinstance(error, exceptions.NotSupportedError):
             return OSError(errno.EOPNOTSUPP, f"the server can't do this: {text}", url)
         plain = text.lower().replace(" ", "")
-        kind = next((kind for part, kind in _KINDS.items() if part in plain), errno.EIO)
+        kind = next((kind for part, kind in _ERRNOS.items() if part in plain), errno.EIO)
         return OSError(kind, text, url)
 
 

@@ -307,7 +307,7 @@ class _Hasher(BlockSink):
         self._used = 0
 
     def _next_block(self) -> bytearray:
-        """One of those before that nobody looks at any more: new memory costs more than to fill it."""
+        """One of those before that nobody looks at any more: a new one would have to be cleared."""
         if len(self._block) == PART:
             self._delivered.append(self._block)
         for block in self._delivered:

@@ -114,12 +114,15 @@ class Body:
 
     def read(self) -> bytes:
         """All of it; shorter or longer than it must be where the object is."""
-        found, self._found = self._found or self._ask(0), None
-        try:
-            data = self._bucket.run(self._key, lambda: bytes(found.bytes()))
-        except OSError:
-            data = b""
-        return data if len(data) == self.size else b"".join(self)
+        found, self._found = self._found, None
+        if found is not None:
+            try:
+                data = self._bucket.run(self._key, lambda: bytes(found.bytes()))
+            except OSError:
+                data = b""
+            if len(data) == self.size:
+                return data
+        return b"".join(self)
 
     def __iter__(self) -> Iterator[bytes]:
         position = failures = 0
@@ -157,7 +160,10 @@ class Body:
         return gone(self._bucket, self.digest)
 
     def _is_there_again(self) -> bool:
-        found = self._bucket.head(self._key)
+        try:
+            found = self._bucket.head(self._key)
+        except Missing:
+            return False
         self._etag = found["e_tag"]
         self.is_of_two = True
         return bool(found["size"] == self.size)
