@@ -690,6 +690,15 @@ def test_a_blob_that_is_stored_again_or_removed_before_it_is_read_again(store, u
             blob.read()
 
 
+def test_what_is_of_two_objects_is_called_neither_damaged_nor_right(store, url):
+    digest, size = store.put_blob(noise(5 << 20))
+    blob = store.get_blob(digest)
+    obstore.put(raw(url), f"x/blobs/sha256/{digest.encoded}", noise(size, 7))
+    with pytest.raises(NotExistError, match="stored anew"), blob:
+        blob.read()
+    assert not blob.verified
+
+
 def test_a_blob_that_is_stored_again_and_removed_while_it_is_read(store, url, monkeypatch):
     digest, _ = store.put_blob(noise(5 << 20))
     blob = store.get_blob(digest)
