@@ -11,6 +11,7 @@ import os
 import pickle
 import pkgutil
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -22,6 +23,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+# What a shell starts in the background ignores Ctrl-C, as do its children, which tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 NOBODY = 65534
 TESTS = Path(__file__).resolve().parent
