@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastcas._core import algorithms, split_digest
+from fastcas._core import algorithms, are_digests, split_digest
 from fastcas.errors import InvalidError
 
 TYPE_CHECKING = False
@@ -42,13 +42,11 @@ class Digest(str):
         if colon < 0:
             raise InvalidError(f"invalid digest {shorten(value)}: not algorithm:encoded")
         length = REGISTERED.get(value[:colon])
-        if length is not None:
-            encoded = value[colon + 1 :]
-            if len(encoded) != length or encoded.strip("0123456789abcdef"):
-                raise InvalidError(
-                    f"invalid digest {shorten(value)}: {value[:colon]} has {length} "
-                    "lower-case hexadecimal digits"
-                )
+        if length is not None and not are_digests([value], value[: colon + 1], length):
+            raise InvalidError(
+                f"invalid digest {shorten(value)}: {value[:colon]} has {length} "
+                "lower-case hexadecimal digits"
+            )
         return str.__new__(cls, value)
 
     @classmethod

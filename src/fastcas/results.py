@@ -81,9 +81,14 @@ class StoredBlob(namedtuple("StoredBlob", ("place", "digest", "size", "modified"
         return self.place if self.digest is None else f"{self.place}/{self.digest.encoded}"
 
     def is_unused(self, start: int, grace: int) -> bool:
-        """Whether nothing about it changed since ``start``, and its last put was ``grace`` before
-        that, or earlier; both in nanoseconds. A time in the future counts as young."""
-        return self.changed < start and self.modified <= start - grace
+        """See ``is_unused``."""
+        return is_unused(self.modified, self.changed, start, grace)
+
+
+def is_unused(modified: int, changed: int, start: int, grace: int) -> bool:
+    """Whether nothing about a blob changed since ``start``, and its last put was ``grace`` before
+    that, or earlier; all in nanoseconds. A time in the future counts as young."""
+    return changed < start and modified <= start - grace
 
 
 class Swept(namedtuple("Swept", ("removed", "left"))):

@@ -223,9 +223,11 @@ def found_but_not_marked() -> None:
 
 @mutant("whose gc ignores how old a blob is")
 def grace_ignored() -> None:
+    from fastcas.dir import sweep
     from fastcas.results import StoredBlob
 
     StoredBlob.is_unused = lambda self, start, grace: True
+    sweep.is_unused = lambda modified, changed, start, grace: True
 
 
 @mutant("whose gc doesn't look at the index again under the lock")

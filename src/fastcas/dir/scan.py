@@ -51,7 +51,7 @@ def times_of(modified: int, changed: int) -> tuple[int, int]:
     The first is what a put sets, and anybody may set to whatever time; the second is the kernel's:
     a put whose bytes were written long before they got their name shows there alone.
     """
-    latest = max(modified, changed)
+    latest = changed if changed > modified else modified
     if latest % _UNITS[-1] == 0:  # cut off, perhaps: then it was any time of that unit
         latest += next(unit for unit in _UNITS if latest % unit == 0) - 1
     return modified, latest

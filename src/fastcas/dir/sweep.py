@@ -17,7 +17,7 @@ from fastcas.dir.root import DIRECTORY
 from fastcas.dir.scan import times_of
 from fastcas.errors import InvalidError
 from fastcas.layout import BLOBS, INDEX_FILE
-from fastcas.results import BlobInfo, StoredBlob, Swept
+from fastcas.results import BlobInfo, Swept, is_unused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,8 +76,9 @@ def sweep_blobs(
 def _take_batch(digests: Sequence[Digest], position: int) -> list[Digest]:
     """What comes next, all of one algorithm."""
     algorithm = digests[position].algorithm
+    prefix = f"{algorithm}:"
     batch = digests[position : position + _BATCH]
-    return list(takewhile(lambda digest: digest.algorithm == algorithm, batch))
+    return list(takewhile(lambda digest: digest.startswith(prefix), batch))
 
 
 def _unlink(
@@ -94,7 +95,8 @@ def _unlink(
     directory = _open_directory(root, algorithm)
     if directory is None:
         return len(digests)
-    names = [digest.encoded.encode() for digest in digests]
+    prefix = len(algorithm) + 1
+    names = [digest[prefix:].encode() for digest in digests]
     with directory as fd:
         try:
             files = _core.Held(fd, names, until)
@@ -103,9 +105,8 @@ def _unlink(
             for number, facts in enumerate(files.facts):
                 if facts is None:
                     continue  # somebody else removed it
-                mode, size, *times = facts
-                found = StoredBlob("", digests[number], size, *times_of(*times), "blob")
-                if stat.S_ISREG(mode) and found.is_unused(start, grace):
+                mode, size, modified, changed = facts
+                if stat.S_ISREG(mode) and is_unused(*times_of(modified, changed), start, grace):
                     sizes[number] = size
             # Nobody who locks can have put another file at one of these names since the look.
             chosen = list(sizes)

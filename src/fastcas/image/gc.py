@@ -87,7 +87,7 @@ def _plan(
         if not found.is_unused(start, grace):
             continue
         blob = BlobInfo(found.digest, found.size)
-        if not _is_kept(blob, policies):
+        if not (policies and _is_kept(blob, policies)):
             planned.append(blob)
     return planned, stored
 
