@@ -55,7 +55,8 @@ NIST = [
 
 SLOT = 64 << 10
 LARGE_SLOT = 256 << 10
-THREAD_FROM = 2 << 20
+SINK_THREAD_FROM = 512 << 10
+READER_THREAD_FROM = 1 << 20
 EDGES = sorted(
     {
         *range(300),
@@ -67,10 +68,12 @@ EDGES = sorted(
                 2 * SLOT,
                 8 * SLOT,
                 LARGE_SLOT,
-                1 << 20,
-                THREAD_FROM,
-                THREAD_FROM + LARGE_SLOT,
-                THREAD_FROM + 8 * LARGE_SLOT,
+                SINK_THREAD_FROM,
+                SINK_THREAD_FROM + LARGE_SLOT,
+                SINK_THREAD_FROM + 8 * LARGE_SLOT,
+                READER_THREAD_FROM,
+                READER_THREAD_FROM + LARGE_SLOT,
+                READER_THREAD_FROM + 8 * LARGE_SLOT,
             )
             for off in (-65, -64, -1, 0, 1, 63, 64)
         ),
@@ -229,7 +232,7 @@ def test_sink_counts_sha512(target):
 
 
 @pytest.mark.parametrize("feed", FEEDS)
-@pytest.mark.parametrize("size", [1000, SLOT + 1, 4 << 20])
+@pytest.mark.parametrize("size", [1000, SLOT + 1, 3 << 20])
 def test_sink_stops_at_its_limit(feed, size, target, tmp_path):
     data = NOISE[:size]
     sink = _core.Sink(target, "sha256", limit=len(data) - 1)
@@ -344,7 +347,7 @@ def test_reader_at_every_edge(step, target):
         reader.close()
 
 
-@pytest.mark.parametrize("size", [1, 1000, SLOT, SLOT + 1, 4 << 20])
+@pytest.mark.parametrize("size", [1, 1000, SLOT, SLOT + 1, 3 << 20])
 @pytest.mark.parametrize("damage", ["flip first", "flip last", "short", "long"])
 @pytest.mark.parametrize("how", ["read", "steps", "drain"])
 def test_reader_never_hands_out_the_end_of_damaged_content(size, damage, how, target):

@@ -53,8 +53,8 @@ static void *new_memory(size_t size)
 /* About the edges of blocks, slots and what gets a thread. */
 static size_t any_size(void)
 {
-    static const size_t edges[] = {0, 1, 64, 128, 4096, FC_SLOT_SMALL, FC_SLOT_LARGE, FC_MANY_SLOT_ALONE, FC_THREAD_FROM,
-                                   FC_THREAD_FROM + FC_SLAB};
+    static const size_t edges[] = {0, 1, 64, 128, 4096, FC_SLOT_SMALL, FC_SLOT_LARGE, FC_MANY_SLOT_ALONE, FC_SINK_THREAD_FROM,
+                                   FC_READER_THREAD_FROM, FC_READER_THREAD_FROM + FC_SLAB};
     size_t edge = edges[below(below(4) ? 6 : sizeof edges / sizeof *edges)], skew = below(131);
 
     return skew < 65 ? edge + skew : edge > skew ? edge - skew + 65 : below(300);
@@ -305,7 +305,7 @@ static void do_store(void)
             item->path = path[which];
             sizes[i] = path_size[which];
         } else {
-            sizes[i] = item->size = i + 1 < count ? any_size() : FC_THREAD_FROM + below(1 << 20);
+            sizes[i] = item->size = i + 1 < count ? any_size() : FC_SINK_THREAD_FROM + below(1 << 20);
             item->data = memory[i] = memcpy(new_memory(sizes[i] + 1), noise, sizes[i]);
         }
         if (i == started)
@@ -471,7 +471,7 @@ static void prepare(const char *directory)
     blobs = openat(root, "blobs", O_RDONLY | O_DIRECTORY);
     for (int i = 0; i < FILES; i++) {
         snprintf(path[i], sizeof path[i], "%s/file%d", directory, i);
-        path_size[i] = i ? any_size() : FC_THREAD_FROM + FC_SLAB + 1;
+        path_size[i] = i ? any_size() : FC_SINK_THREAD_FROM + FC_SLAB + 1;
         int file = open(path[i], O_CREAT | O_EXCL | O_WRONLY, 0600);
         require(pwrite(file, noise, path_size[i], 0) == (ssize_t)path_size[i], "no file");
         close(file);

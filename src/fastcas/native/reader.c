@@ -23,7 +23,7 @@ void fc_reader_init(fc_reader *reader, fc_hasher hasher, unsigned char *slab, in
 /* Before each piece of a large blob. */
 static void prepare(fc_reader *reader)
 {
-    if (reader->size < FC_THREAD_FROM)
+    if (reader->size < FC_READER_THREAD_FROM)
         return;
     if (!reader->offset)
         posix_fadvise(reader->fd, 0, 0, POSIX_FADV_SEQUENTIAL);

@@ -52,7 +52,7 @@ static int has_spare_processor(void)
 static void linger(fc_ring *ring)
 {
     for (int i = 0; i < LINGER; i++) {
-        if (__atomic_load_n(&ring->head, __ATOMIC_ACQUIRE) != ring->tail)
+        if (__atomic_load_n(&ring->head, __ATOMIC_ACQUIRE) != ring->tail || __atomic_load_n(&ring->stop, __ATOMIC_ACQUIRE))
             return;
         PAUSE();
     }
@@ -82,7 +82,6 @@ static void *hash_pieces(void *argument)
             __atomic_store_n(&ring->status, status, __ATOMIC_RELEASE);
         __atomic_store_n(&ring->tail, ring->tail + 1, __ATOMIC_RELEASE);
         if (ring->tail == ring->head && !ring->stop) {
-            pthread_cond_signal(&ring->hashed);
             pthread_mutex_unlock(&ring->mutex);
             linger(ring);
             pthread_mutex_lock(&ring->mutex);
@@ -90,6 +89,7 @@ static void *hash_pieces(void *argument)
     }
     pthread_mutex_unlock(&ring->mutex);
     fc_work(-1);
+    __atomic_store_n(&ring->ended, 1, __ATOMIC_RELEASE);
     return NULL;
 }
 
@@ -133,7 +133,6 @@ static int start(fc_ring *ring, fc_hasher hasher)
     ring->hasher = hasher;
     pthread_mutex_init(&ring->mutex, NULL);
     pthread_cond_init(&ring->queued, NULL);
-    pthread_cond_init(&ring->hashed, NULL);
     status = fc_thread(&ring->thread, STACK_SIZE, 1, hash_pieces, ring);
     if (!status)
         ring->owner = getpid();
@@ -154,19 +153,22 @@ static int wait_for_place(fc_ring *ring)
     return __atomic_load_n(&ring->status, __ATOMIC_ACQUIRE);
 }
 
-/* Until all that was queued is hashed. */
-static int wait_for_all(fc_ring *ring)
+/* The thread ends when all that was queued is hashed, and then touches nothing here any more. To sleep and to be woken
+   takes longer than what it has left often does. */
+static void end(fc_ring *ring)
 {
-    int status;
-
-    if (ring->owner != getpid())
-        return FC_EFORKED; /* the mutex may be locked for ever in this process: don't touch it */
     pthread_mutex_lock(&ring->mutex);
-    while (ring->tail < ring->head && !ring->status)
-        pthread_cond_wait(&ring->hashed, &ring->mutex);
-    status = ring->status;
+    __atomic_store_n(&ring->stop, 1, __ATOMIC_RELEASE);
+    pthread_cond_signal(&ring->queued);
     pthread_mutex_unlock(&ring->mutex);
-    return status;
+    for (int i = 0; i < LINGER && !__atomic_load_n(&ring->ended, __ATOMIC_ACQUIRE); i++)
+        PAUSE();
+    if (__atomic_load_n(&ring->ended, __ATOMIC_ACQUIRE))
+        pthread_detach(ring->thread);
+    else
+        pthread_join(ring->thread, NULL);
+    pthread_cond_destroy(&ring->queued);
+    pthread_mutex_destroy(&ring->mutex);
 }
 
 void fc_lane_init(fc_lane *lane, fc_hasher hasher, unsigned char *slab, int64_t expected)
@@ -219,26 +221,19 @@ int fc_lane_hash(fc_lane *lane, const void *data, size_t size)
 
 int fc_lane_final(fc_lane *lane, unsigned char *digest)
 {
-    int status = lane->threaded ? wait_for_all(&lane->ring) : 0;
+    const fc_ring *ring = &lane->ring;
 
-    return status ? status : lane->hasher.final(lane->hasher.state, digest);
+    if (lane->threaded && ring->owner != getpid())
+        return FC_EFORKED;
+    fc_lane_close(lane);
+    return ring->status ? ring->status : lane->hasher.final(lane->hasher.state, digest);
 }
 
 void fc_lane_close(fc_lane *lane)
 {
-    fc_ring *ring = &lane->ring;
-
     if (!lane->threaded)
         return;
     lane->threaded = 0;
-    if (ring->owner != getpid())
-        return;
-    pthread_mutex_lock(&ring->mutex);
-    ring->stop = 1;
-    pthread_cond_signal(&ring->queued);
-    pthread_mutex_unlock(&ring->mutex);
-    pthread_join(ring->thread, NULL);
-    pthread_cond_destroy(&ring->queued);
-    pthread_cond_destroy(&ring->hashed);
-    pthread_mutex_destroy(&ring->mutex);
+    if (lane->ring.owner == getpid()) /* in a forked child the mutex may be locked for ever: don't touch it */
+        end(&lane->ring);
 }

@@ -18,7 +18,7 @@ void fc_sink_init(fc_sink *sink, fc_hasher hasher, unsigned char *slab, int fd, 
     sink->out.writeback = writeback;
     sink->owner = getpid();
     sink->limit = limit;
-    if (expected >= (int64_t)FC_THREAD_FROM)
+    if (expected >= (int64_t)FC_SINK_THREAD_FROM)
         fc_lane_thread(&sink->lane, expected);
 }
 
@@ -56,7 +56,7 @@ static int flush(fc_sink *sink)
     if (!status)
         status = store(sink, slot, sink->fill);
     sink->fill = 0;
-    if (sink->size >= FC_THREAD_FROM)
+    if (sink->size >= FC_SINK_THREAD_FROM)
         fc_lane_thread(&sink->lane, -1);
     return status;
 }
@@ -145,7 +145,7 @@ static int push(fc_sink *sink, const unsigned char *data, size_t size, int stabl
 
     while (!status && *done < size) {
         n = size - *done;
-        if (!sink->fill && sink->size >= FC_THREAD_FROM)
+        if (!sink->fill && sink->size >= FC_SINK_THREAD_FROM)
             fc_lane_thread(&sink->lane, -1);
         if (stable && (lane->threaded ? n > FC_SLAB : n >= lane->slot_size)) {
             if (sink->fill) {

@@ -20,21 +20,18 @@ _Static_assert(FC_LANES_MAX * STRIDE <= FC_SLAB, "the lanes' slots fit into a sl
 
 /* ---- one blob ---- */
 
-/* What is no regular file, or can't be opened, is left to the general way, which takes it or says what is wrong. A FIFO
-   mustn't even be opened here: its writer would take the close for the end. */
+/* What is no regular file, or can't be opened, is left to the general way, which takes it or says what is wrong. */
 static int open_source(fc_stream *from)
 {
     fc_item *item = from->item;
-    struct stat facts;
+    int64_t size;
 
     if (item->data)
         return 0;
-    if (stat(item->path, &facts) || !S_ISREG(facts.st_mode))
+    from->source = fc_open_source(item->path, &size);
+    if (from->source < 0)
         return 1;
-    from->source = open(item->path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    if (from->source < 0 || fstat(from->source, &facts) || !S_ISREG(facts.st_mode))
-        return 1;
-    item->size = (uint64_t)facts.st_size;
+    item->size = (uint64_t)size;
     return 0;
 }
 
@@ -296,7 +293,7 @@ static int is_last(fc_store *store, fc_seat *seat, int lane)
     pthread_mutex_lock(&store->mutex);
     alone = store->closed && store->next == store->count && !other_of(store, seat)->active;
     pthread_mutex_unlock(&store->mutex);
-    return alone && from->item->size >= from->offset + FC_THREAD_FROM;
+    return alone && from->item->size >= from->offset + FC_SINK_THREAD_FROM;
 }
 
 static void split(fc_seat *seat, int lane)

@@ -32,8 +32,10 @@ enum {
     FC_DIGEST_MAX = 64,
 };
 
-/* Below this many bytes a helper thread costs more than it saves; from the second on larger slots win. */
-#define FC_THREAD_FROM ((uint64_t)2 << 20)
+/* Below so many bytes a helper thread costs more than it saves, which is less where nothing is written. From
+   FC_LARGE_FROM on larger slots win. */
+#define FC_SINK_THREAD_FROM ((uint64_t)512 << 10)
+#define FC_READER_THREAD_FROM ((uint64_t)1 << 20)
 #define FC_LARGE_FROM ((uint64_t)32 << 20)
 
 /* A digest in the making. update and final return 0 or FC_EDIGEST. */
@@ -49,14 +51,14 @@ typedef struct {
 typedef struct {
     pthread_t thread;
     pthread_mutex_t mutex;
-    pthread_cond_t queued, hashed;
+    pthread_cond_t queued;
     struct {
         const void *data;
         size_t size;
     } piece[FC_SLOTS];
     uint64_t head, tail; /* pieces queued, pieces hashed */
     fc_hasher hasher;
-    int status, stop;
+    int status, stop, ended;
     pid_t owner; /* the process that has the thread; 0: not started */
 } fc_ring;
 

@@ -50,6 +50,27 @@ int fc_open_regular(int dirfd, const char *name, int64_t *size)
     return fd;
 }
 
+int fc_open_source(const char *path, int64_t *size)
+{
+    struct stat facts;
+    int fd, error;
+
+    if (stat(path, &facts))
+        return -errno;
+    if (!S_ISREG(facts.st_mode))
+        return -EINVAL;
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (fd < 0)
+        return -errno;
+    error = fstat(fd, &facts) ? errno : S_ISREG(facts.st_mode) ? 0 : EINVAL;
+    if (error) {
+        close(fd);
+        return -error;
+    }
+    *size = (int64_t)facts.st_size;
+    return fd;
+}
+
 int fc_link_fd(int fd, int dirfd, const char *name)
 {
     char path[32];

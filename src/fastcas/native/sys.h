@@ -10,6 +10,9 @@ int fc_openat2(int dirfd, const char *name, int flags, unsigned mode);
 /* The same for reading, without waiting for a FIFO and without making a terminal ours. `*size` is that of the regular
    file, or -1 for anything else, which is closed again. */
 int fc_open_regular(int dirfd, const char *name, int64_t *size);
+/* Opens the regular file `path`, through whatever links, for reading. A FIFO isn't even opened: its writer would take the
+   close for the end. -EINVAL for anything but a regular file. */
+int fc_open_source(const char *path, int64_t *size);
 /* Gives the open file `fd` a name. Needs no /proc where the kernel takes AT_EMPTY_PATH from this process. */
 int fc_link_fd(int fd, int dirfd, const char *name);
 /* One buffer of directory entries, to be walked with fc_next_name. 0 at the end. */
