@@ -444,7 +444,7 @@ def test_ctrl_c_in_a_large_copy(run, tmp_path, number, way):
 # ---- memory that is hashed where it lies ----
 
 
-@pytest.mark.parametrize("before", [0, (2 << 20) - 700_000, (2 << 20) - 1, (2 << 20) + 100])
+@pytest.mark.parametrize("before", [0, (512 << 10) - 200_000, (512 << 10) - 1, (512 << 10) + 100])
 @pytest.mark.parametrize("slow", [0, 1, 2])
 def test_bytes_are_released_only_when_they_are_hashed(run, tmp_path, before, slow):
     """Writes split the piece, and the hasher comes late: when write() returns, its caller may let go
@@ -463,7 +463,7 @@ def test_bytes_are_released_only_when_they_are_hashed(run, tmp_path, before, slo
             variable("hashers").value = 0
             sink = _core.Sink(fd, "sha256")
             # The first is hashed where it lies, and the slots of the others end at odd places: the
-            # last one has 2 MiB, where the hasher begins, in its middle.
+            # last one has 512 KiB, where the hasher begins, in its middle.
             sink.write(head[:100_000])
             for start in range(100_000, before, 60_000):
                 sink.write(head[start : start + 60_000])
@@ -493,6 +493,7 @@ def test_the_system_calls_of_a_small_blob_and_of_an_index(run, tmp_path):
     """Each one, in order: a file is synced before it has a name, and nothing is asked for in vain."""
     told = run(
         """
+        import pathlib
         order = variable("order", ctypes.c_char * 4096)
         def calls(operation):
             variable("noted").value = 0
@@ -513,6 +514,13 @@ def test_the_system_calls_of_a_small_blob_and_of_an_index(run, tmp_path):
                     with cas.get_blob(digest) as blob:
                         blob.read()
                 ways["get"] = calls(get)
+                def get_into():
+                    with cas.get_blob(digest) as blob:
+                        assert blob.readinto(bytearray(9)) == 5
+                ways["get into"] = calls(get_into)
+                source = pathlib.Path(sys.argv[1], "source")
+                source.write_text(level)
+                ways["file " + level] = calls(lambda: cas.put_blob(source))
                 ways["many " + level] = calls(
                     lambda: cas.put_blobs([b"%d" % number for number in range(100)])
                 )
@@ -527,11 +535,14 @@ def test_the_system_calls_of_a_small_blob_and_of_an_index(run, tmp_path):
     assert told["none"] == "oao" + "wfl" + "cc"
     # The name, a file; it waits for the durability point, where a pool syncs, before there is a name.
     assert told["batch"] == "oo" + "wf"
+    # A file that is small is read first: (what it is, opened, which aren't noted,) its size, all of it.
+    for level in ("none", "batch", "full"):
+        assert told[f"file {level}"] == "frc" + told[level]
     assert told["sync"].count("l") == 1
     assert told["sync"].index("s") < told["sync"].index("l") < told["sync"].rindex("s")
     # The directory, which is the one whose own name is durable, is synced before the call returns.
     assert told["full"] == "oao" + "wfsl" + "c" + "sffc"
-    assert told["read"] == told["get"] == "ofrc"
+    assert told["read"] == told["get"] == told["get into"] == "ofrc"
     # Many together: a file, write, fstat, link, close for each; and, durable, a look at the name and a
     # sync. The directory is opened and synced once for all.
     for level, each in (("none", "owflc"), ("batch", "oawfslc"), ("full", "oawfslc")):

@@ -53,6 +53,42 @@ def test_a_failed_call_doesnt_let_damage_pass(cas):
             call()
 
 
+@pytest.mark.parametrize("size", [0, 1, _core.SMALL, _core.SMALL + 1])
+def test_readinto_takes_all_of_a_small_blob(cas, size):
+    content = os.urandom(size)
+    digest, _ = cas.put_blob(content)
+    for room in {size, size + 1, size + 4096}:
+        with cas.get_blob(digest) as blob:
+            buffer = bytearray(room)
+            assert blob.readinto(buffer) == size
+            assert buffer == content + bytes(room - size)
+            assert blob.tell() == size
+            assert blob.readinto(buffer) == 0
+            assert blob.verified
+            blob.seek(0)
+            assert blob.read() == content
+    wide = array("I", bytes(4 * size + 4))
+    with cas.get_blob(digest) as blob:
+        assert blob.readinto(wide) == size
+        assert wide.tobytes()[:size] == content
+    if size:
+        with cas.get_blob(digest) as blob, pytest.raises(BufferError):
+            blob.readinto(memoryview(bytearray(2 * size + 2))[::2])
+
+
+def test_readinto_gives_nothing_of_a_small_blob_that_is_damaged(cas):
+    digest, _ = cas.put_blob(b"content")
+    flip(cas, digest)
+    blob = cas.get_blob(digest)
+    buffer = bytearray(100)
+    for _ in range(2):
+        with pytest.raises(DigestMismatchError):
+            blob.readinto(buffer)
+    assert buffer == bytes(100)
+    with pytest.raises(DigestMismatchError):
+        blob.close()
+
+
 def test_reading_after_verify_is_verified_anew(cas):
     digest, _ = cas.put_blob(CONTENT)
     with cas.get_blob(digest) as blob:

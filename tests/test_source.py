@@ -1,11 +1,15 @@
 """What can't be a source any more, or isn't one yet."""
 
 import errno
+import hashlib
+import os
 import socket
+from pathlib import Path
 
 import pytest
 
 import fastcas
+from fastcas import _core
 from fastcas.source import open_source
 
 
@@ -56,3 +60,36 @@ def test_an_interruption_loses_no_file(tmp_path, monkeypatch, no_fd_leak):
         patch.setattr("fastcas.source.Source.__enter__", interrupted)
         with open_source(path):
             pass
+
+
+@pytest.mark.parametrize("size", [0, 1, _core.SMALL - 1, _core.SMALL, _core.SMALL + 1])
+def test_a_small_file_by_its_path(tmp_path, size):
+    content = os.urandom(size)
+    (tmp_path / "file").write_bytes(content)
+    (tmp_path / "link").symlink_to("file")
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        for name in ("file", "link", "file"):
+            digest, stored = cas.put_blob(tmp_path / name)
+            assert (digest, stored) == (f"sha256:{hashlib.sha256(content).hexdigest()}", size)
+            assert cas.read_blob(digest) == content
+
+
+def test_a_file_that_doesnt_say_its_size(tmp_path):
+    path = Path("/proc/version")
+    assert path.stat().st_size == 0
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        assert cas.read_blob(cas.put_blob(path).digest) == path.read_bytes() != b""
+
+
+def test_what_path_has_no_file(tmp_path):
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        for path, error in (
+            (tmp_path / "absent", FileNotFoundError),
+            (tmp_path, IsADirectoryError),
+            (Path("nul\0byte"), ValueError),
+        ):
+            with pytest.raises(error) as caught:
+                cas.put_blob(path)
+            if error is not ValueError:
+                assert caught.value.filename == str(path)
+        assert len(cas) == 0

@@ -39,7 +39,7 @@ from fastcas.native.pool cimport (
 )
 from fastcas.native.small cimport (
     FC_SMALL, fc_small, fc_small_name_late, fc_small_place, fc_small_put, fc_small_read, fc_small_stage,
-    fc_small_verify,
+    fc_small_source, fc_small_verify,
 )
 from fastcas.native.store cimport (
     FC_EUNBEGUN, FC_STORE_THREADS, fc_item, fc_store, fc_store_add, fc_store_close, fc_store_open,
@@ -943,6 +943,21 @@ def verify_small(int fd, size_t size, str algorithm not None, str expected not N
     finally:
         give_slab(slab)
         give_digester(digester)
+
+
+def read_source(path):
+    """All of the regular file `path`, of at most SMALL bytes. None where it isn't one, has more, or can't be read."""
+    cdef bytes encoded = os.fsencode(path)
+    cdef const char *name = encoded
+    cdef _Slab slab = take_slab()
+    cdef size_t size = 0
+    cdef int status = 1
+    if b"\0" not in encoded:
+        with nogil:
+            status = fc_small_source(name, slab.memory, &size)
+    content = None if status else PyBytes_FromStringAndSize(<char *>slab.memory, size)
+    give_slab(slab)
+    return content
 
 
 cdef object verified_small(fc_small *small, int status, Digester digester, _Slab slab):

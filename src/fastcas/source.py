@@ -97,6 +97,13 @@ def open_source(source: Any) -> Source:
     )
 
 
+def read_small(source: Any) -> bytes | None:
+    """The whole content of a source of at most ``_core.SMALL`` bytes, if it can be had at one go."""
+    if type(source) is bytes:
+        return source if len(source) <= _core.SMALL else None
+    return _core.read_source(source) if isinstance(source, os.PathLike) else None
+
+
 def _from_path(path: os.PathLike[Any]) -> Source:
     name = os.fspath(path)
     file = _core.open_path(name, os.O_RDONLY | os.O_NOCTTY)

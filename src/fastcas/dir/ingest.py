@@ -21,7 +21,7 @@ from fastcas.errors import DurabilityError, InvalidError, UnsupportedError
 from fastcas.expected import check_algorithm, check_content, too_long
 from fastcas.layout import BLOBS
 from fastcas.results import PutResult
-from fastcas.source import open_source
+from fastcas.source import open_source, read_small
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,17 +72,13 @@ class Ingest:
         progress: Callable[[int, int | None], object] | None,
     ) -> PutResult:
         check_algorithm(algorithm)
-        if (
-            type(source) is bytes
-            and len(source) <= _core.SMALL
-            and expected_digest is None
-            and expected_size is None
-            and progress is None
-            and have_nameless()
-        ):
-            result = self._put_small(source, algorithm)
-            if result is not None:
-                return result
+        if expected_digest is None and expected_size is None and progress is None and have_nameless():
+            content = read_small(source)
+            if content is not None:
+                result = self._put_small(content, algorithm)
+                if result is not None:
+                    return result
+                source = content
         with self._with_descriptors(lambda: open_source(source)) as opened:
             temp, digest, size = self.stage(
                 opened,

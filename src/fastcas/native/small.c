@@ -79,6 +79,28 @@ int fc_small_read(fc_small *small, fc_hasher hasher, int dirfd, const char *name
 
 /* ---- put ---- */
 
+int fc_small_source(const char *path, unsigned char *data, size_t *size)
+{
+    int64_t expected;
+    size_t room = FC_SMALL + 1;
+    ssize_t n;
+    int fd = fc_open_source(path, &expected), ended = 0;
+
+    if (fd < 0)
+        return 1;
+    *size = 0;
+    while (!ended && expected <= FC_SMALL && *size <= FC_SMALL) {
+        n = read(fd, data + *size, room - *size);
+        if (n < 0 && errno != EINTR)
+            break;
+        if (n > 0)
+            *size += (size_t)n;
+        ended = !n || (n > 0 && (int64_t)*size == expected); /* less than was asked for, where it should end */
+    }
+    close(fd);
+    return !ended || *size > FC_SMALL;
+}
+
 static int write_all(int fd, const unsigned char *data, size_t size)
 {
     struct stat facts;

@@ -23,6 +23,10 @@ int fc_small_read(fc_small *small, fc_hasher hasher, int dirfd, const char *name
    hexadecimal digits. */
 int fc_small_verify(fc_small *small, fc_hasher hasher, const char *expected, unsigned char *data);
 
+/* Reads the regular file `path` into `data` (FC_SMALL + 1 bytes), from its beginning to its end. 1: it is none, has more than
+   FC_SMALL bytes, or can't be read: the general way takes it or says what is wrong. */
+int fc_small_source(const char *path, unsigned char *data, size_t *size);
+
 typedef struct {
     int dirfd;         /* the root of the layout */
     const char *place; /* the directory of the algorithm, beneath the root */

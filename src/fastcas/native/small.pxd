@@ -17,6 +17,8 @@ cdef extern from "small.h" nogil:
                       unsigned char *data)
     int fc_small_verify(fc_small *small, fc_hasher hasher, const char *expected, unsigned char *data)
 
+    int fc_small_source(const char *path, unsigned char *data, size_t *size)
+
     ctypedef struct fc_small_place:
         int dirfd
         const char *place
