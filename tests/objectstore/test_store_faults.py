@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 
 import pytest
 
@@ -575,6 +576,17 @@ def test_what_each_operation_asks(bucket, proxy, asked):
     said, cas = asked(fastcas.open, bucket.url, **where)
     assert said == {"GET": 1, "HEAD": 1}
     cas.close()
+
+
+def test_copies_of_small_blobs_are_sent_at_once(proxy, cas, tmp_path):
+    """All are held until there are sixteen."""
+    together = threading.Barrier(16)
+    with fastcas.create(tmp_path / "source") as source, ExitStack() as stack:
+        put = source.put_blobs([noise(SMALL, seed) for seed in range(16)])
+        blobs = [stack.enter_context(source.get_blob(digest)) for digest, _ in put]
+        proxy.rule("PUT", BLOB, before=lambda _: together.wait(20))
+        assert {copied.method for copied in cas.put_copies(blobs)} == {"copy"}
+        assert proxy.acted("before") == 16
 
 
 def _many(bucket, count):

@@ -99,13 +99,14 @@ class Ingest:
                 return "exists"
             if not verify and isinstance(blob, ObjectReader) and blob.copy_to(self._bucket):
                 return "server-copy"
-        self.put(
-            blob,
-            algorithm=digest.algorithm,
-            expected_digest=digest,
-            expected_size=size,
-            progress=progress,
-        )
+        with open_source(blob) as opened:
+            opened.size = size
+            put = Put(digest.algorithm, digest, size, verify, progress, opened)
+            if size > PART:
+                self._send(opened, put, digest, size)
+            else:
+                self._send_whole(opened, put, digest, size)
+            put.tell(size)
         return "copy"
 
     def claim(self, digest: Digest, size: int, verify: bool) -> bool:
@@ -144,6 +145,13 @@ class Ingest:
         self._send(source, put, digest, size)
         put.tell(size)
         return digest, size
+
+    def _send_whole(self, source: Source, put: Put, digest: Digest, size: int) -> None:
+        """The same as ``_send`` of what goes in one request."""
+        blocks: list[memoryview] = []
+        with self._memory.take(size):
+            put.feed(source, blocks.append)
+            self._put_small(digest, blocks[0] if blocks else b"")
 
     def _put_gathered(self, source: Source, put: Put) -> tuple[Digest, int]:
         room = IN_MEMORY if source.size is None else source.size
