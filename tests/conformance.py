@@ -928,6 +928,24 @@ def check_put_copy(store):
         assert digest_of(b"right") not in cas
 
 
+def check_claim_blobs(store):
+    with store.create() as cas:
+        stored = [cas.put_blob(noise(size, size)) for size in (0, 10, 70_000, (1 << 20) + 1)]
+        absent = (digest_of(b"absent"), 6)
+        start = cas.read_clock()
+        *claimed, last = cas.claim_blobs([*stored, absent])
+        assert not last
+        used = {blob.digest: blob.changed for blob in cas.scan_blobs()}
+        for (digest, _), is_claimed in zip(stored, claimed, strict=True):
+            assert not is_claimed or used[digest] >= start
+        assert not any(cas.claim_blobs([(digest, size + 1) for digest, size in stored]))
+        store.plant(digest_of(b"right"), b"wrong")
+        assert not any(cas.claim_blobs([(digest_of(b"right"), 5)], verify=True))
+        assert list(cas.stat_blobs([digest for digest, _ in stored])) == stored
+        with pytest.raises(NotExistError):
+            list(cas.stat_blobs([stored[0].digest, absent[0]]))
+
+
 # ---- index ----
 
 

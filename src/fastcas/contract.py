@@ -184,6 +184,17 @@ class Contract(ABC):
         with the next hundred before they look at those."""
         return lambda: [None] * len(wanted)
 
+    def claim_blobs(self, wanted: Sequence[tuple[str, int]], *, verify: bool = False) -> Iterable[bool]:
+        """Which of ``wanted``, pairs of digest and size in bytes, needn't be copied here, in order:
+        those that are stored, judged by their size and, with ``verify``, by their content. They count
+        as put just now. False says nothing: ``put_copy`` finds out, which an engine may always leave
+        it to. A copy of an image asks this before it opens a blob of its source."""
+        return [False] * len(wanted)
+
+    def stat_blobs(self, digests: Iterable[str]) -> Iterator[BlobInfo]:
+        """``stat_blob`` of many, in their order, perhaps several at once."""
+        return map(self.stat_blob, digests)
+
     def check_blobs(
         self,
         digests: Iterable[Digest],

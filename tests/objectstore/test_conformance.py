@@ -86,8 +86,7 @@ def test_images_go_both_ways(store, bucket, tmp_path):
         assert fastcas.copy_images(here, there).blobs == 7
         assert set(there) == digests
         again = fastcas.copy_images(here, there)
-        assert again.bytes < 1 << 20, "what is large and there isn't sent"
-        assert again.methods["exists"] == 1
+        assert (again.bytes, again.methods) == (0, {"exists": 7})
         with fastcas.create(other, config=store.config) as near:
             copied = fastcas.copy_images(there, near)
             assert copied.methods["server-copy"] == 1

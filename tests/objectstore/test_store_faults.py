@@ -467,6 +467,30 @@ def test_a_blob_that_is_put_again_when_gc_is_about_to_remove_it(
 
 
 @pytest.mark.parametrize("moment", [("PUT", "/announced$"), ("PUT", "/step$"), ("HEAD", BLOB)])
+def test_an_image_that_is_copied_when_gc_is_about_to_remove_its_blobs(
+    bucket, proxy, cas, monkeypatch, tmp_path, moment
+):
+    monkeypatch.setattr(sweep, "WAIT", 0.0)
+    with fastcas.create(tmp_path / "source") as source:
+        entry, digests = _image(source, [noise(SMALL), noise(MIDDLE)])
+        assert fastcas.copy_image(source, "v1", cas).blobs == len(digests)
+        cas.delete_reference("v1")
+        then = time.time() - 7200
+        for digest in digests:
+            os.utime(stored(bucket, digest), (then, then))
+        with fastcas.open(bucket.url, config=bucket.config()) as other:
+            with ThreadPoolExecutor(1) as beside:
+                copies = []
+                start = _start(copies, beside, fastcas.copy_image, source, "v1", other)
+                proxy.rule(*moment, nth=1, before=start)
+                cas.gc(grace=3600)
+                assert proxy.acted("before") == 1
+                assert copies[0].result(60).descriptor.digest == entry.digest
+    assert indexed(bucket) == ["v1"]
+    assert_sound(bucket)
+
+
+@pytest.mark.parametrize("moment", [("PUT", "/announced$"), ("PUT", "/step$"), ("HEAD", BLOB)])
 def test_an_image_that_is_tagged_when_gc_is_about_to_remove_it(bucket, proxy, cas, monkeypatch, moment):
     monkeypatch.setattr(sweep, "WAIT", 0.0)
     digest, size = cas.put_json(Manifest(descriptor_of(), []))
@@ -576,6 +600,60 @@ def test_what_each_operation_asks(bucket, proxy, asked):
     said, cas = asked(fastcas.open, bucket.url, **where)
     assert said == {"GET": 1, "HEAD": 1}
     cas.close()
+
+
+def _image(cas, layers):
+    """Puts an image of ``layers`` and a config, which its descriptor embeds and which isn't stored."""
+    config = descriptor_of(b"{}", "application/x", data=b"{}")
+    layers = [Descriptor("application/x", *cas.put_blob(layer)) for layer in layers]
+    entry = Descriptor(MANIFEST, *cas.put_json(Manifest(config, layers)))
+    cas.update_reference("v1", entry)
+    return entry, [entry.digest, config.digest, *(layer.digest for layer in layers)]
+
+
+def _bodies(proxy):
+    """The bytes that were sent to the keys of blobs."""
+    return sum(r.received for r in proxy.requests if "/blobs/sha256/" in r.path)
+
+
+def test_what_a_copy_asks(bucket, proxy, cas, asked, tmp_path):
+    """Of many small blobs, one of 3 MiB and one of 20: only what is missing is sent."""
+    layers = [noise(SMALL, seed) for seed in range(40)]
+    with fastcas.create(tmp_path / "source") as source:
+        _, digests = _image(source, [*layers, noise(MIDDLE), noise(LARGE)])
+        count = len(digests)
+        cas.update_reference("first", descriptor_of())  # looks what its server is like
+        said, done = asked(fastcas.copy_image, source, "v1", cas)
+        assert (done.blobs, done.methods) == (count, {"copy": count})
+        assert said == {
+            "HEAD": count + 2 + count,  # looks, the large ones again before they are sent; at the end
+            "PUT": count - 1 + 3 + 1,  # each one, the largest in three parts; the index
+            "POST": 2,
+            "GET": 1,
+        }
+        for way, name in (fastcas.copy_image, ["v1"]), (fastcas.copy_images, []):
+            said, done = asked(way, source, *name, cas)
+            assert (done.blobs, done.bytes, done.methods) == (0, 0, {"exists": count})
+            assert said == {"HEAD": 2 * count, "PUT": count, "GET": 1}  # the marks
+            assert sum(request.received for request in proxy.requests) == 0
+        _image(source, [*layers, b"new"])
+        said, done = asked(fastcas.copy_images, source, cas)
+        assert done.methods == {"exists": 41, "copy": 2}
+        assert _bodies(proxy) == done.bytes
+        with fastcas.open(bucket.layout) as directory:
+            assert directory.scrub().problems == []
+
+
+def test_a_copy_looks_at_many_at_once(bucket, proxy, cas, tmp_path):
+    """All looks are held until there are sixteen."""
+    together = threading.Barrier(16)
+    with fastcas.create(tmp_path / "source") as source:
+        _image(source, [noise(SMALL, seed) for seed in range(14)])
+        for _ in range(2):
+            proxy.clear()
+            proxy.rule("HEAD", BLOB, before=lambda _: together.wait(60))
+            assert sum(fastcas.copy_image(source, "v1", cas).methods.values()) == 16
+            assert proxy.acted("before") == 32
 
 
 def test_copies_of_small_blobs_are_sent_at_once(proxy, cas, tmp_path):

@@ -242,8 +242,8 @@ def merge_entries(engine: Engine, entries: Iterable[Descriptor], needs: Iterable
 
     def change(index: Index) -> Index | None:
         # gc removes under the same lock, and only what the index that it finds then doesn't lead to.
-        for digest in needs:
-            engine.stat_blob(digest)
+        for _ in engine.stat_blobs(needs):
+            pass
         replaced = [entry for entry in index.manifests if name_of(entry) in names]
         merged = [entry for entry in index.manifests if name_of(entry) not in names]
         digests = {entry.digest for entry in merged}

@@ -57,8 +57,9 @@ def copy_image(
     platform alone, and the name refers to that. ``referrers`` also copies what refers to the image
     and to its parts, as entries without a name. ``progress(done, total)`` counts bytes.
 
-    Blobs arrive by the target's ``put_copies``, to which ``verify`` goes, many at once, manifests and
-    indexes after all that they need; they are as verified and as durable as that says. The index
+    What the target has already is what its ``claim_blobs`` says. The other blobs arrive by its
+    ``put_copies``, many at once, manifests and indexes after all that they need; ``verify`` goes to
+    both, and blobs are as verified and as durable as these say. The index
     is changed last, once, if all that was copied is still there: a gc of the target may have run
     meanwhile, longer than its grace. After an error it is as it was, and what was copied stays as
     blobs that nothing names. What an index or a subject names and the source doesn't have is left
@@ -114,7 +115,17 @@ def _copy_blobs(
     done = sent = sent_bytes = 0
     methods: dict[str, int] = {}
     total = closure.size
-    for items in _groups(closure):
+    wanted = [(item.digest, item.size) for item in closure.items]
+    left = []
+    for item, claimed in zip(closure.items, target.claim_blobs(wanted, verify=verify), strict=True):
+        if not claimed:
+            left.append(item)
+            continue
+        methods["exists"] = methods.get("exists", 0) + 1
+        done += item.size
+        if progress is not None:
+            progress(done, total)
+    for items in _groups(left, closure.documents):
         copied = _copy(source, target, items, verify, shift(progress, done, total))
         for item, method in zip(items, copied, strict=True):
             methods[method] = methods.get(method, 0) + 1
@@ -127,12 +138,12 @@ def _copy_blobs(
     return sent, sent_bytes, methods
 
 
-def _groups(closure: Closure) -> Iterator[list[Item]]:
+def _groups(items: list[Item], documents: set[str]) -> Iterator[list[Item]]:
     """First what has no children, whose order doesn't matter, many at once; then the documents."""
-    parts = [item for item in closure.items if item.digest not in closure.documents]
+    parts = [item for item in items if item.digest not in documents]
     for start in range(0, len(parts), _MOST_OPEN):
         yield parts[start : start + _MOST_OPEN]
-    yield from ([item] for item in closure.items if item.digest in closure.documents)
+    yield from ([item] for item in items if item.digest in documents)
 
 
 def _copy(

@@ -191,6 +191,15 @@ class StoreEngine(Engine):
 
         return Many(self._bucket.pool, progress).run(blobs, put)
 
+    def claim_blobs(self, wanted: Sequence[tuple[str, int]], *, verify: bool = False) -> Iterator[bool]:
+        def claim(blob: tuple[str, int]) -> bool:
+            return self._ingest.claim(self._readable(blob[0]), blob[1], verify)
+
+        return self._bucket.map(claim, wanted)
+
+    def stat_blobs(self, digests: Iterable[str]) -> Iterator[BlobInfo]:
+        return self._bucket.map(self.stat_blob, digests)
+
     def get_blob(self, digest: str) -> BlobReader:
         digest = self._readable(digest)
         return ObjectReader(self._bucket.detached(), digest, self._get(digest))
