@@ -1317,12 +1317,55 @@ def test_uploads_share_a_budget():
     budget = ingest.Budget(10)
     order = []
     with budget.take(6):
-        thread = threading.Thread(target=lambda: budget.change(-6) or order.append("second"))
+
+        def take():
+            with budget.take(6):
+                order.append("second")
+
+        thread = threading.Thread(target=take)
         thread.start()
         thread.join(0.1)
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"]
-    budget.change(6)
     with budget.take(1000):  # more than there is: all of it
+        pass
+
+
+class Putting(io.RawIOBase):
+    """A source that puts others into the store before it gives its bytes."""
+
+    def __init__(self, store, content, inner):
+        self._put = lambda: [store.put_blob(source) for source in inner]
+        self._content = io.BytesIO(content)
+
+    def readable(self):
+        return True
+
+    def readinto(self, view):
+        self._put()
+        self._put = list
+        return self._content.readinto(view)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_sources_that_put_into_their_own_store(store, count):
+    """None of them can go on before what it puts is put."""
+    everyone = threading.Barrier(count)
+
+    def put(name):
+        source = []
+        for depth in range(5):
+            source = [Putting(store, b"%d %d" % (name, depth), source)]
+        everyone.wait(20)
+        store.put_blob(*source)
+
+    threads = [threading.Thread(target=put, args=(n,), daemon=True) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(list(store.list_blobs())) == 5 * count
+    with store._ingest._memory.take(ingest._MEMORY_OF_ALL):  # all was given back
         pass

@@ -424,22 +424,33 @@ class Upload:
 
 
 class Budget:
-    """So many bytes at most are in memory; who wants more waits for who has them."""
+    """So many bytes at most are in memory; who wants more waits for who has them.
+
+    A thread that has some never waits: it is within a source, which puts something else, and what it
+    has is free only when that is done. So that goes beyond the budget.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._left = size
+        self._holders: list[int] = []  # the threads that have some, each as often as it took some
         self._lock = threading.RLock()  # taken by itself, as a Channel's is
         self._change = threading.Condition(self._lock)
 
     def take(self, size: int) -> _Taken:
         return _Taken(self, min(size, self._size))
 
-    def change(self, size: int) -> None:
+    def borrow(self, size: int) -> None:
+        thread = threading.get_ident()
         with self._lock:
-            if size < 0:
-                self._change.wait_for(lambda: self._left >= -size)
+            self._change.wait_for(lambda: self._left >= size or thread in self._holders)
+            self._left -= size
+            self._holders.append(thread)
+
+    def give_back(self, size: int) -> None:
+        with self._lock:
             self._left += size
+            self._holders.remove(threading.get_ident())
             self._change.notify_all()
 
 
@@ -449,7 +460,7 @@ class _Taken:
         self._size = size
 
     def __enter__(self) -> None:
-        self._budget.change(-self._size)
+        self._budget.borrow(self._size)
 
     def __exit__(self, *_: object) -> None:
-        self._budget.change(self._size)
+        self._budget.give_back(self._size)
