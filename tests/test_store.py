@@ -564,6 +564,28 @@ def test_the_server_copies_within_one_bucket_of_one_server():
     assert not one.is_same(bucket("s3://bucket/x", access_key_id="another"))
 
 
+@pytest.mark.parametrize(
+    ("url", "variable", "values"),
+    [
+        ("s3://bucket/x", "AWS_ENDPOINT_URL", ("http://127.0.0.1:1", "http://127.0.0.1:2")),
+        ("s3://bucket/x", "AWS_ENDPOINT_URL_S3", ("http://127.0.0.1:1", "http://127.0.0.1:2")),
+        ("az://bucket/x", "AZURE_STORAGE_ACCOUNT_NAME", ("one", "two")),
+    ],
+)
+def test_servers_are_told_apart_by_the_environment(monkeypatch, url, variable, values):
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "one")
+
+    def bucket(value):
+        monkeypatch.setenv(variable, value)
+        return requests.Bucket(connect(parse(url), {}), parse(url), {})
+
+    one, again, other = map(bucket, (values[0], *values))
+    assert one.is_same(again)
+    assert not one.is_same(other)
+    assert not other.is_same(one)
+
+
 def test_a_copy_by_the_server_of_what_became_another_is_taken_back(url):
     with fastcas.create(url) as one, fastcas.create(url.removesuffix("x") + "other") as two:
         digest, _ = one.put_blob(noise(3 << 20))

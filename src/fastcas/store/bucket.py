@@ -18,7 +18,7 @@ import obstore
 from obstore import exceptions
 
 from fastcas.errors import ClosedError, NotExistError, UnsupportedError
-from fastcas.store.location import error_code, explain, hide, secrets
+from fastcas.store.location import error_code, explain, hide, read_environment, secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -83,6 +83,7 @@ class Bucket:
         self.location = location
         self.closed = False
         self._client = client
+        self._environment = read_environment(location)
         self._hidden = secrets(config)
         self._prefix = f"{location.prefix}/" if location.prefix else ""
         self._pool: ThreadPoolExecutor | None = None
@@ -196,7 +197,11 @@ class Bucket:
     def is_same(self, other: Bucket) -> bool:
         """Whether the server can copy from the other to this."""
         ours, theirs = self.location, other.location
-        return self._client == other._client and ours[:2] == theirs[:2]
+        return (
+            self._client == other._client
+            and self._environment == other._environment
+            and ours[:2] == theirs[:2]
+        )
 
     def map(self, function: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
         """The results of ``function`` in order, some at once, and not far ahead of who takes them."""

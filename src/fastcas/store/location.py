@@ -128,6 +128,19 @@ def find_endpoint(location: Location, config: Mapping[str, Any]) -> str | None:
     return next((os.environ[n.upper()] for n in names if os.environ.get(n.upper())), None)
 
 
+# Variables of these names are settings of the client.
+_VARIABLES = {"s3": "AWS_", "az": "AZURE_", "gs": "GOOGLE_"}
+
+
+def read_environment(location: Location) -> dict[str, str]:
+    """What a client that is made now takes from the environment, its server among it. Clients are equal
+    where what they were given is, which is less."""
+    prefix = _VARIABLES.get(location.scheme)
+    if prefix is None:
+        return {}
+    return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
+
+
 def secrets(config: Mapping[str, Any]) -> list[str]:
     """The values that must be in no message: those of the configuration and of the environment."""
     named = [*_settings(config), *os.environ.items()]
