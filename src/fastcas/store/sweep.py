@@ -3,7 +3,7 @@
 A sweep announces itself by a key below ``.fastcas/gc/`` and waits until every writer has seen that, or
 hasn't and needn't: a writer looks at that folder again when its last look is older than ``LOOK_AGAIN``.
 Then it goes on in steps. Of each it first says what it is about to remove, in a key of its own; then it
-looks at the index once more, and at each blob and its mark; then it removes.
+looks at each blob and its mark, and last at the index; then it removes.
 
 A writer looks at the folder, then stores its blob, or, where it finds it stored, marks it as used (an
 empty object below ``.fastcas/used/``). If no sweep was there, and that is no longer ago than ``QUIET``,
@@ -226,10 +226,8 @@ class Sweep:
         for position in range(0, len(digests), _STEP):
             group = digests[position : position + _STEP]
             with self.step(group) as in_time:
-                if not is_index():
-                    return Swept(removed, list(digests[position:]))
                 unused = [blob for blob in self._bucket.map(look, group) if blob is not None]
-                # An entry can have come while these were looked at.
+                # Last, since an entry can have come while these were looked at.
                 if not is_index() or not in_time():
                     return Swept(removed, list(digests[position:]))
                 keys = [key_of(blob.digest) for blob in unused]
