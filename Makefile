@@ -55,7 +55,7 @@ $(VENV)/.built: $(VENV)/.created $(CORE)
 
 # fastcas is there already, so these add only what the extra names.
 $(VENV)/.extra-%: $(VENV)/.created pyproject.toml | $(VENV)/.built
-	$(if $(PINNED),$(INSTALL_PINS) requirements/$(if $(filter test,$*),test,dev).txt)
+	$(if $(PINNED),$(INSTALL_PINS) requirements/$(if $(wildcard requirements/$*.txt),$*,dev).txt)
 	$(INSTALL) $(if $(PINNED),--no-index) 'fastcas[$*]'
 	@touch $@
 
@@ -157,6 +157,7 @@ pins: build
 	$(INSTALL) uv
 	$(UV_COMPILE) --extra dev -o requirements/dev.txt pyproject.toml
 	$(UV_COMPILE) --extra test -c requirements/dev.txt -o requirements/test.txt pyproject.toml
+	$(UV_COMPILE) --extra bench-objectstore -c requirements/test.txt -o requirements/bench-objectstore.txt pyproject.toml
 	$(UV_COMPILE) -o requirements/neighbours.txt requirements/neighbours.in
 	$(UV_COMPILE) -o requirements/go.txt requirements/go.in
 

@@ -117,7 +117,7 @@ def wanted(extra: str) -> list[Requirement]:
     return found
 
 
-@pytest.mark.parametrize("extra", ["test", "dev"])
+@pytest.mark.parametrize("extra", ["test", "dev", "bench-objectstore"])
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
 def test_the_pins_of_ci_are_what_pyproject_asks_for(extra, version):
     """Else: make pins."""
@@ -135,7 +135,7 @@ def test_the_pins_of_ci_are_what_pyproject_asks_for(extra, version):
             assert requirement.specifier.contains(pin.version), f"{requirement}, but {pin}"
 
 
-@pytest.mark.parametrize("name", ["test", "dev", "neighbours", "go"])
+@pytest.mark.parametrize("name", ["test", "dev", "bench-objectstore", "neighbours", "go"])
 def test_every_pin_is_one_version_with_hashes(name):
     path = ROOT / f"requirements/{name}.txt"
     assert "://" not in path.read_text()
