@@ -40,6 +40,8 @@ def test_an_image_goes_there_and_back(run, bucket, tmp_path):
     assert run("init", "here")[0] == 0
     assert run("build", "here", "site", "--tag", "v1")[0] == 0
     assert run("cp", "here:v1", f"{url}:v1")[0] == 0, "the layout is made where nothing is"
+    again = json.loads(run("cp", "here:v1", f"{url}:v1", "--json")[1])
+    assert (again["blobs"], again["bytes"], again["method"]) == (0, 0, "exists")
     assert json.loads(run("refs", url, "--json")[1])["references"][0]["name"] == "v1"
     assert run("tag", url, "v2", "v1")[0] == 0
     code, out, err = run("stat", url, "v2", "--json")
