@@ -251,8 +251,8 @@ int linkat(int from, const char *path, int to, const char *name, int flags)
     return REAL(linkat)(from, path, to, name, flags);
 }
 
-/* The hasher: a thread that comes late. */
-int hasher_late_ms, hashers;
+/* The hasher: a thread that comes late, or is ended by somebody else. */
+int hasher_late_ms, hasher_dies, hashers;
 
 struct work {
     void *(*function)(void *);
@@ -265,7 +265,7 @@ static void *late(void *given)
 
     free(given);
     usleep(1000 * hasher_late_ms);
-    return work.function(work.argument);
+    return hasher_dies ? NULL : work.function(work.argument);
 }
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *),
@@ -484,6 +484,22 @@ def test_bytes_are_released_only_when_they_are_hashed(run, tmp_path, before, slo
     )
     assert told["wrong"] == []
     assert told["hashers"][str((3 << 20) + 5)] == 1, "no hasher: nothing was tried"
+
+
+def test_what_its_hasher_left_unhashed_gets_no_name(run, tmp_path):
+    told = run(
+        """
+        with fastcas.create(sys.argv[1], durability="none") as cas:
+            variable("hasher_dies").value = 1
+            try:
+                cas.put_blob(bytes(512 << 10))
+            except Exception as error:
+                raised = type(error).__name__
+            told(raised=raised, hashers=variable("hashers").value, blobs=list(cas))
+        """,
+        tmp_path / "image",
+    )
+    assert told == {"raised": "RuntimeError", "hashers": 1, "blobs": []}
 
 
 # ---- a small put, which is one call of the core ----

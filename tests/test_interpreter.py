@@ -131,6 +131,39 @@ def test_an_end_beside_a_thread_at_work(layout, name):
         assert cas.scrub().problems == []
 
 
+LAST = """
+import sys, fastcas
+cas = fastcas.create(sys.argv[1], durability="none")
+
+class Last:
+    def __init__(self):
+        self.itself = self  # so that it goes when all cycles are collected
+
+    def __del__(self):
+        pieces = [bytes([number]) * (64 << 10) for number in range(20)]
+        print(cas.put_blob(iter(pieces), algorithm=sys.argv[2]).digest, end="", flush=True)
+
+Last()
+"""
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "blake3"])
+def test_a_put_when_the_interpreter_ends(tmp_path, algorithm):
+    """The one of its threads that is left can put; others would be ended where they ask for the GIL."""
+    layout = tmp_path / "image"
+    done = subprocess.run(
+        [sys.executable, "-c", LAST, layout, algorithm],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+    )
+    assert done.returncode == 0, done.stderr
+    with fastcas.open(layout) as cas:
+        assert list(cas) == [done.stdout], done.stderr
+        assert cas.read_blob(done.stdout)[::64 << 10] == bytes(range(20))
+
+
 # ---- several interpreters in one process
 
 

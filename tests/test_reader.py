@@ -78,13 +78,29 @@ def test_readinto_takes_all_of_a_small_blob(cas, size):
 
 def test_readinto_gives_nothing_of_a_small_blob_that_is_damaged(cas):
     digest, _ = cas.put_blob(b"content")
-    flip(cas, digest)
     blob = cas.get_blob(digest)
+    blob.verify()
+    flip(cas, digest)
     buffer = bytearray(100)
     for _ in range(2):
         with pytest.raises(DigestMismatchError):
             blob.readinto(buffer)
+        assert not blob.verified
     assert buffer == bytes(100)
+    with pytest.raises(DigestMismatchError):
+        blob.close()
+
+
+@pytest.mark.parametrize("content", [b"content", CONTENT])
+def test_a_reader_keeps_no_buffer(cas, content):
+    """Though it keeps its error, with the frames that it was raised through."""
+    digest, _ = cas.put_blob(content)
+    flip(cas, digest)
+    blob = cas.get_blob(digest)
+    buffer = bytearray(len(content))
+    with pytest.raises(DigestMismatchError):
+        blob.readinto(buffer)
+    buffer.clear()
     with pytest.raises(DigestMismatchError):
         blob.close()
 

@@ -81,6 +81,19 @@ def test_a_file_that_doesnt_say_its_size(tmp_path):
         assert cas.read_blob(cas.put_blob(path).digest) == path.read_bytes() != b""
 
 
+@pytest.mark.parametrize("size", [1, _core.SMALL + 1])
+def test_a_str_that_is_a_path_too_is_refused(tmp_path, size):
+    class Both(str):
+        def __fspath__(self):
+            return str(self)
+
+    (tmp_path / "file").write_bytes(bytes(size))
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        with pytest.raises(TypeError, match="content or a path"):
+            cas.put_blob(Both(tmp_path / "file"))
+        assert len(cas) == 0
+
+
 def test_what_path_has_no_file(tmp_path):
     with fastcas.create(tmp_path / "image", durability="none") as cas:
         for path, error in (

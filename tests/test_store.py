@@ -721,6 +721,33 @@ def test_what_is_of_two_objects_is_called_neither_damaged_nor_right(store, url):
     assert not blob.verified
 
 
+class Cut(Breaks):
+    def bytes(self):
+        raise GenericError("connection reset")
+
+
+@pytest.mark.parametrize("how", ["read", "readinto"])
+def test_what_is_small_and_of_two_objects_is_neither(store, url, monkeypatch, how):
+    digest, size = store.put_blob(noise(1000))
+    real = obstore.get
+    asked = 0
+
+    def get(client, key, *, options=None):
+        nonlocal asked
+        found = real(client, key, options=options)
+        asked += 1
+        if asked == 2:
+            obstore.put(raw(url), key, noise(size, 7))
+        return Cut(found, 10, True) if asked <= 2 else found
+
+    monkeypatch.setattr(requests.obstore, "get", get)
+    monkeypatch.setattr("fastcas.store.reader._PAUSE", 0.001)
+    blob = store.get_blob(digest)
+    with pytest.raises(NotExistError, match="stored anew"), blob:
+        blob.read() if how == "read" else blob.readinto(bytearray(size))
+    assert asked == 3
+
+
 def test_a_blob_that_is_stored_again_and_removed_while_it_is_read(store, url, monkeypatch):
     digest, _ = store.put_blob(noise(5 << 20))
     blob = store.get_blob(digest)

@@ -305,7 +305,8 @@ cdef class Digester:
             hasher.update = object_update
             hasher.final = object_final
             hasher.state = <void *>self
-            hasher.may_thread = self.name == "blake3"  # which lets go of the GIL
+            # It lets go of the GIL. An interpreter that ends doesn't give that to another thread any more.
+            hasher.may_thread = self.name == "blake3" and not sys.is_finalizing()
         return hasher
 
     def update(self, data):

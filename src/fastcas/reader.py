@@ -120,12 +120,12 @@ class BlobReader(io.RawIOBase):
         """Fills ``buffer`` unless the blob ends before; returns the number of bytes, 0 at the end."""
         with self._turn:
             self._check_open()
-            view = memoryview(buffer)
-            if self._is_whole(view.nbytes) and view.c_contiguous and not view.readonly:
-                data = self._read_small()
-                if data:
-                    view.cast("B")[: len(data)] = data
-                return len(data)
+            with memoryview(buffer) as view:
+                if self._is_whole(view.nbytes) and view.c_contiguous and not view.readonly:
+                    data = self._read_small()
+                    if data:
+                        view.cast("B")[: len(data)] = data
+                    return len(data)
             if not self._begin():
                 return self._read_unverified(buffer)
             count = self._run(lambda stream: stream.readinto(buffer))
@@ -150,6 +150,7 @@ class BlobReader(io.RawIOBase):
 
     def _read_small(self) -> bytes:
         """All of a small blob, without a stream."""
+        self._verified = False
         try:
             data = self._verify_small()
         except _core.VerifyError as error:

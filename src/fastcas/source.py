@@ -101,7 +101,9 @@ def read_small(source: Any) -> bytes | None:
     """The whole content of a source of at most ``_core.SMALL`` bytes, if it can be had at one go."""
     if type(source) is bytes:
         return source if len(source) <= _core.SMALL else None
-    return _core.read_source(source) if isinstance(source, os.PathLike) else None
+    if isinstance(source, os.PathLike) and not isinstance(source, str):
+        return _core.read_source(source)
+    return None
 
 
 def _from_path(path: os.PathLike[Any]) -> Source:

@@ -226,7 +226,11 @@ int fc_lane_final(fc_lane *lane, unsigned char *digest)
     if (lane->threaded && ring->owner != getpid())
         return FC_EFORKED;
     fc_lane_close(lane);
-    return ring->status ? ring->status : lane->hasher.final(lane->hasher.state, digest);
+    if (ring->status)
+        return ring->status;
+    if (ring->tail != ring->head) /* somebody ended the thread, as an interpreter does that ends itself */
+        return FC_EDIGEST;
+    return lane->hasher.final(lane->hasher.state, digest);
 }
 
 void fc_lane_close(fc_lane *lane)

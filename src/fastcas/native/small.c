@@ -89,13 +89,13 @@ int fc_small_source(const char *path, unsigned char *data, size_t *size)
     if (fd < 0)
         return 1;
     *size = 0;
-    while (!ended && expected <= FC_SMALL && *size <= FC_SMALL) {
+    /* What says no size may be of those that give their bytes once. */
+    while (expected > 0 && expected <= FC_SMALL && !ended && *size <= FC_SMALL) {
         n = read(fd, data + *size, room - *size);
-        if (n < 0 && errno != EINTR)
+        if (n < 0)
             break;
-        if (n > 0)
-            *size += (size_t)n;
-        ended = !n || (n > 0 && (int64_t)*size == expected); /* less than was asked for, where it should end */
+        *size += (size_t)n;
+        ended = !n || (int64_t)*size == expected; /* less than was asked for, where it should end */
     }
     close(fd);
     return !ended || *size > FC_SMALL;

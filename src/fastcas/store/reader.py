@@ -188,6 +188,8 @@ def read_whole(body: Body) -> bytes:
     digester = _core.Digester(body.digest.algorithm)
     digester.update(data)
     if (found := digester.hexdigest()) != body.digest.encoded:
+        if body.is_of_two:  # no object has that digest
+            raise body.gone()
         raise _core.VerifyError("mismatch", found, len(data))
     return data
 
