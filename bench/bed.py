@@ -70,7 +70,10 @@ def filesystem(name: str, *, capacity: int = 4 * GIB) -> Iterator[Path]:
 # With lazy initialisation the kernel would go on writing inode tables during the runs; with discard
 # the image would get its holes back. Both programs make a journal and, xfs, reflinks.
 _MAKE = {
-    "ext4": ("mkfs.ext4", "-q", "-F", "-i", "8192", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"),
+    "ext4": (
+        *("mkfs.ext4", "-q", "-F", "-i", "8192"),  # inodes for all that a run leaves there
+        *("-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"),
+    ),
     "xfs": ("mkfs.xfs", "-q", "-f", "-K"),
 }
 

@@ -161,7 +161,7 @@ def test_a_put_when_the_interpreter_ends(tmp_path, algorithm):
     assert done.returncode == 0, done.stderr
     with fastcas.open(layout) as cas:
         assert list(cas) == [done.stdout], done.stderr
-        assert cas.read_blob(done.stdout)[::64 << 10] == bytes(range(20))
+        assert cas.read_blob(done.stdout)[:: 64 << 10] == bytes(range(20))
 
 
 # ---- several interpreters in one process
