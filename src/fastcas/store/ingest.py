@@ -17,7 +17,7 @@ from fastcas.digest import Digest
 from fastcas.errors import CorruptError, NotExistError, UnsupportedError
 from fastcas.expected import check_algorithm, check_content, too_long
 from fastcas.files import write_all
-from fastcas.source import Source, open_source
+from fastcas.source import Source, open_source, read_small
 from fastcas.store.bucket import MOST_PARTS, PART, PARTS_AT_ONCE, Missing
 from fastcas.store.channel import Channel
 from fastcas.store.reader import WHOLE, ObjectReader
@@ -65,15 +65,16 @@ class Ingest:
     ) -> tuple[Digest, int]:
         """See ``Engine.put_blob``."""
         check_algorithm(algorithm)
-        if type(source) is bytes and len(source) <= ALWAYS_PUT:
+        content = source if type(source) is bytes else read_small(source)
+        if content is not None and len(content) <= ALWAYS_PUT:
             hasher = _core.Digester(algorithm)
-            hasher.update(source)
+            hasher.update(content)
             digest = Digest.of(algorithm, hasher.hexdigest())
-            check_content(digest, len(source), expected_digest, expected_size)
-            self._put_small(digest, source)
+            check_content(digest, len(content), expected_digest, expected_size)
+            self._put_small(digest, content)
             if progress is not None:
-                progress(len(source), len(source))
-            return digest, len(source)
+                progress(len(content), len(content))
+            return digest, len(content)
         with open_source(source) as opened:
             put = Put(algorithm, expected_digest, expected_size, verify_existing, progress, opened)
             size = opened.size if expected_size is None else expected_size
