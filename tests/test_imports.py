@@ -26,6 +26,7 @@ RANKS = [
     ["store.sweep"],
     ["store.bucket", "store.channel"],
     ["store.location"],
+    ["store.client"],
     ["store.__init__"],
     ["dir.engine"],
     ["dir.batch"],

@@ -282,11 +282,13 @@ def test_an_http_endpoint_may_be_used_and_tls_is_signed_once(monkeypatch):
     assert [one["config"].get("unsigned_payload") for one in seen] == [None, True, None]
 
 
-def test_the_missing_extra_is_named():
+@pytest.mark.parametrize("name", ["open", "create", "probe", "StoreEngine.open"])
+def test_the_missing_extra_is_named(name):
     program = (
         "import sys; sys.modules['obstore'] = None\n"
         "import fastcas\n"
-        "try: fastcas.open('s3://bucket/x')\n"
+        "from fastcas import *\n"
+        f"try: fastcas.{name}('s3://bucket/x')\n"
         "except fastcas.UnsupportedError as error: print(error)\n"
     )
     command = [sys.executable, "-c", program]

@@ -206,13 +206,6 @@ def _store_engine(
             raise InvalidError("config goes with the URL of an object store")
         return None
     check_level(durability, None)
-    try:
-        from fastcas.store.engine import StoreEngine
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "obstore":
-            raise
-        raise UnsupportedError(
-            f"{path.partition(':')[0]}:// needs a package that isn't installed: "
-            "pip install 'fastcas[objectstore]'"
-        ) from error
+    from fastcas.store.engine import StoreEngine
+
     return StoreEngine
