@@ -10,6 +10,7 @@ import copy
 import errno
 import os
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,11 @@ MOST_PARTS = 10_000
 
 #: So many requests are made at once where there are many.
 AT_ONCE = 32
+
+# A server that is busy with another's write refuses ours before there is anything to be read: it is
+# asked so often, after pauses that double.
+_TRIES = 6
+_PAUSE = 0.05  # seconds
 
 _LISTED = 1000  # keys in one answer
 _DELETED = 1000  # keys in one request
@@ -110,12 +116,15 @@ class Bucket:
 
     def head(self, key: str) -> Meta:
         """Size, times and etag of an object; Missing."""
-        found: Meta = self._call(key, obstore.head, self._client, self._prefix + key)
+        found: Meta = self._call(key, obstore.head, self._client, self._prefix + key, may=(Missing,))
         return found
 
     def get(self, key: str, **options: Any) -> Any:
         """Begins to read an object; Missing, or Lost where ``if_match`` doesn't hold."""
-        return self._call(key, obstore.get, self._client, self._prefix + key, options=options or None)
+        may = (Missing, Lost) if "if_match" in options else (Missing,)
+        return self._call(
+            key, obstore.get, self._client, self._prefix + key, options=options or None, may=may
+        )
 
     def get_beginning(self, key: str, size: int) -> Any:
         """Begins to read an object of which ``size`` bytes at the most are sent; Missing."""
@@ -129,31 +138,56 @@ class Bucket:
     def read(self, key: str) -> tuple[bytes, Any]:
         """A whole object, and what came with it; Missing."""
         found = self.get(key)
-        return self.run(key, lambda: bytes(found.bytes())), found
+        return self.read_body(key, found), found
+
+    def read_body(self, key: str, found: Any) -> bytes:
+        """All of an answer to ``get``."""
+        return bytes(self._call(key, found.bytes))
+
+    def get_written(self, key: str) -> Any:
+        """Begins to read an object that was written a moment ago: an OSError where it isn't there."""
+        try:
+            return self.get(key)
+        except Missing as error:
+            raise self.refused(error, key) from None
 
     def get_range(self, key: str, start: int, size: int) -> bytes:
         """At most ``size`` bytes from ``start``, which is within the object."""
         read = obstore.get_range
-        return bytes(self._call(key, read, self._client, self._prefix + key, start=start, length=size))
+        where = self._prefix + key
+        return bytes(self._call(key, read, self._client, where, start=start, length=size, may=(Missing,)))
 
     def put(self, key: str, content: Any, *, mode: Any = "overwrite", nonce: str | None = None) -> None:
         """Writes an object in one request; Lost where it isn't as ``mode`` (obstore's) says."""
         extra = {} if nonce is None else {"attributes": {NONCE: nonce}}
+        may = () if mode == "overwrite" else (Missing, Lost)
         try:
-            self._write(key, content, mode=mode, use_multipart=False, **extra)
-        except (Missing, Lost) as error:
-            if mode == "overwrite":
-                raise self._refused(error, key) from None
-            raise Lost(key) from None  # some servers find nothing where another object was expected
+            self._write(key, content, mode=mode, use_multipart=False, may=may, **extra)
+        except Missing:  # some servers find nothing where another object was expected
+            raise Lost(key) from None
+
+    def put_if(self, key: str, content: Any, *, mode: Any, nonce: str) -> Any:
+        """Writes an object if it is as ``mode`` says, and returns None; else what is there instead, by
+        ``get``. It is told by its nonce whether it was written though the reply got lost."""
+        for attempt in range(_TRIES):
+            try:
+                self.put(key, content, mode=mode, nonce=nonce)
+                return None
+            except Lost as error:
+                refused = error
+            try:
+                found = self.get(key)
+            except Missing:
+                time.sleep(_PAUSE * 2**attempt)
+                continue
+            return None if found.attributes.get(NONCE) == nonce else found
+        raise self.refused(refused, key)
 
     def upload(self, key: str, blocks: Iterator[Any], part: int) -> None:
         """Writes an object of many parts of ``part`` bytes. What ``blocks`` raises is raised, and then
         nothing was written."""
         many = {"use_multipart": True, "chunk_size": part, "max_concurrency": PARTS_AT_ONCE}
-        try:
-            self._write(key, blocks, **many)
-        except (Missing, Lost) as error:
-            raise self._refused(error, key) from None
+        self._write(key, blocks, **many)
 
     def _write(self, key: str, content: Any, **options: Any) -> None:
         self._call(key, obstore.put, self._client, self._prefix + key, content, **options)
@@ -161,21 +195,23 @@ class Bucket:
     def copy(self, source: Location, source_key: str, key: str) -> None:
         """Copies an object of the same bucket within the server; Missing."""
         prefix = f"{source.prefix}/" if source.prefix else ""
-        self._call(key, obstore.copy, self._client, prefix + source_key, self._prefix + key)
+        where = prefix + source_key
+        self._call(key, obstore.copy, self._client, where, self._prefix + key, may=(Missing,))
 
     def delete(self, keys: Sequence[str]) -> None:
         """Removes objects, which needn't be there."""
         for start in range(0, len(keys), _DELETED):
             group = [self._prefix + key for key in keys[start : start + _DELETED]]
             try:
-                self._call(keys[start], obstore.delete, self._client, group)
+                self._call(keys[start], obstore.delete, self._client, group, may=(Missing,))
             except Missing:  # some stores tell, and leave it open whether the others are gone
                 for key in group:
                     self._delete_one(key)
 
     def _delete_one(self, key: str) -> None:
         try:
-            self._call(key.removeprefix(self._prefix), obstore.delete, self._client, key)
+            name = key.removeprefix(self._prefix)
+            self._call(name, obstore.delete, self._client, key, may=(Missing,))
         except Missing:
             pass
 
@@ -224,11 +260,25 @@ class Bucket:
                 self._pool = ThreadPoolExecutor(AT_ONCE, "fastcas-store")
             return self._pool
 
-    def _call(self, key: str, function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-        return self.run(key, lambda: function(*arguments, **more))
+    def _call(
+        self,
+        key: str,
+        function: Callable[..., Any],
+        *arguments: Any,
+        may: tuple[type[Exception], ...] = (),
+        **more: Any,
+    ) -> Any:
+        """``function`` of the client; of Missing and Lost it raises what is in ``may``, the rest as an
+        OSError: no server should say it."""
+        try:
+            return self.run(key, lambda: function(*arguments, **more))
+        except may:
+            raise
+        except (Missing, Lost) as error:
+            raise self.refused(error, key) from None
 
     def run(self, key: str, request: Callable[[], T]) -> T:
-        """``request()``, with its errors as ours."""
+        """``request()``, with its errors as ours; Missing and Lost among them."""
         global _used_by
         self.check_open()
         _used_by = os.getpid()
@@ -251,9 +301,11 @@ class Bucket:
                 error.filename = self.location.join(key)
             raise
 
-    def _refused(self, error: Missing | Lost, key: str) -> OSError:
-        """What the server said of something that asks for nothing to be there."""
-        said = error.__context__ or error
+    def refused(self, error: Missing | Lost, key: str) -> OSError:
+        """What the server said, where it can't be gone on from."""
+        said: BaseException = error
+        while isinstance(said, (Missing, Lost)) and said.__context__ is not None:
+            said = said.__context__
         return self._refusal(said, error_code(said), key)
 
     def _refusal(self, error: BaseException, code: str | None, key: str) -> OSError:

@@ -29,7 +29,7 @@ from fastcas.layout import (
 from fastcas.many import Many
 from fastcas.reader import describe
 from fastcas.results import BlobInfo, CopyResult, PutResult, StoredBlob
-from fastcas.store.bucket import NONCE, Bucket, Lost, Missing
+from fastcas.store.bucket import Bucket, Missing
 from fastcas.store.conditions import Conditions, Finding, try_all
 from fastcas.store.index import IndexObject
 from fastcas.store.ingest import Ingest
@@ -93,7 +93,7 @@ class StoreEngine(Engine):
             found = bucket.get(LAYOUT_FILE)
             if found.meta["size"] > LAYOUT_LIMIT:
                 raise InvalidError(f"{path}: no layout has a file of that size", path=path)
-            check_version(bucket.run(LAYOUT_FILE, lambda: bytes(found.bytes())), url, path)
+            check_version(bucket.read_body(LAYOUT_FILE, found), url, path)
             bucket.head(INDEX_FILE)
         except Missing as error:
             raise _no_layout(bucket, str(error)) from None
@@ -111,12 +111,12 @@ class StoreEngine(Engine):
             pass
         else:
             raise clobber
-        try:
-            _create(bucket, INDEX_FILE, INDEX_BYTES, nonce)
-            # What makes it a layout comes last.
-            _create(bucket, LAYOUT_FILE, LAYOUT_BYTES, nonce)
-        except Lost:
-            raise clobber from None
+        # What makes it a layout comes last.
+        for key, content in ((INDEX_FILE, INDEX_BYTES), (LAYOUT_FILE, LAYOUT_BYTES)):
+            found = bucket.put_if(key, content, mode="create", nonce=nonce)
+            # The index may be what a create has left that was interrupted.
+            if found and (key != INDEX_FILE or bucket.read_body(key, found) != content):
+                raise clobber
         return cls(bucket, config or {})
 
     @property
@@ -420,17 +420,6 @@ def _connect(url: str, config: Mapping[str, Any] | None) -> tuple[Location, Buck
     location = parse(url)
     config = config or {}
     return location, Bucket(connect(location, config), location, config)
-
-
-def _create(bucket: Bucket, key: str, content: bytes, nonce: str) -> None:
-    """Writes an object that isn't there; Lost where one is, unless it is what is to be written."""
-    try:
-        bucket.put(key, content, mode="create", nonce=nonce)
-    except Lost:
-        raw, found = bucket.read(key)
-        ours = found.attributes.get(NONCE) == nonce  # the first reply got lost
-        if not ours and (key != INDEX_FILE or raw != content):
-            raise
 
 
 def _no_layout(bucket: Bucket, key: str) -> NotExistError | InvalidError:

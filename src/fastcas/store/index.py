@@ -69,7 +69,7 @@ class IndexObject:
         if meta["size"] > INDEX_LIMIT:
             message = f"{path} has {meta['size']} bytes, more than the limit of {INDEX_LIMIT}"
             raise InvalidError(message, path=path)
-        raw = self._bucket.run(INDEX_FILE, lambda: bytes(found.bytes()))
+        raw = self._bucket.read_body(INDEX_FILE, found)
         known = self._known
         if known is None or known.to_json() != raw:
             try:

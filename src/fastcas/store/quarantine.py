@@ -61,7 +61,7 @@ class Quarantine:
                 while (chunk := self._bucket.run(key, lambda: next(chunks, None))) is not None:
                     sink.write(chunk)
                 encoded, size = sink.finish()
-            except Lost:
+            except (Lost, Missing):
                 return False
             finally:
                 sink.abort()

@@ -89,6 +89,8 @@ class Clock:
         self._bucket.put(key, b"")
         try:
             return nanoseconds(self._bucket.head(key))
+        except Missing as error:
+            raise self._bucket.refused(error, key) from None
         finally:
             self._bucket.delete([key])
 
