@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import errno
 import io
+import json
 import os
 import pickle
 import signal
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import obstore
 import pytest
-from obstore.exceptions import GenericError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 
 import fastcas
 from conformance import descriptor_of, digest_of, noise, store_image
@@ -236,6 +237,82 @@ def test_a_write_that_the_server_does_not_find_is_an_error_of_its(store, monkeyp
         store.put_blob(noise(size))
     assert caught.value.errno == errno.EIO
     assert caught.value.filename.endswith(digest_of(noise(size)).partition(":")[2])
+
+
+REFUSALS = [
+    FileNotFoundError("404: <Error><Code>NoSuchKey</Code></Error>"),
+    PreconditionError("412: <Error><Code>PreconditionFailed</Code></Error>"),
+    AlreadyExistsError("409: <Error><Code>ConditionalRequestConflict</Code></Error>"),
+]
+
+
+@pytest.fixture(params=REFUSALS, ids=["404", "412", "409"])
+def refuse(request, monkeypatch):
+    """Makes all requests of one kind be refused."""
+
+    def refuse(name):
+        def answer(*_, **__):
+            raise request.param
+
+        monkeypatch.setattr(requests.obstore, name, answer)
+
+    monkeypatch.setattr(requests, "_PAUSE", 0.0001)
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("put", lambda store: fastcas.create(store.url + "y")),
+        ("put", lambda store: fastcas.probe(store.url)),
+        ("put", lambda store: store.update_reference("v1", descriptor_of())),
+        ("put", lambda store: store.put_index(store.get_index())),
+        ("get", lambda store: fastcas.open(store.url)),
+        ("get", lambda store: fastcas.probe(store.url)),
+        ("get", lambda store: store.get_index()),
+        ("get", lambda store: store.get_blob(digest_of(b"x"))),
+        ("head", lambda store: store.read_clock()),
+        ("head", lambda store: store.stat_blob(digest_of(b"x"))),
+        ("list", lambda store: list(store)),
+    ],
+)
+def test_a_refusal_that_no_server_should_give_is_an_error(store, refuse, name, call):
+    refuse(name)
+    with pytest.raises((OSError, InvalidError, NotExistError)) as caught:
+        call(store)
+    if isinstance(caught.value, (InvalidError, NotExistError)):
+        assert caught.value.path.startswith(store.url)
+    else:
+        assert caught.value.errno == errno.EIO
+        assert caught.value.filename.startswith(store.url)
+
+
+def test_a_deletion_that_is_refused_is_an_error(store, refuse):
+    refuse("delete")
+    try:
+        store.delete_blob(digest_of(b"x"))
+    except OSError as error:
+        assert error.errno == errno.EIO
+        assert error.filename.startswith(store.url)
+
+
+@pytest.mark.parametrize("key", ["x/oci-layout", "x/index.json", "x/.fastcas/probe/"])
+def test_a_write_that_is_refused_before_another_has_written_is_made_again(url, monkeypatch, key):
+    """ConditionalRequestConflict: another's create is under way, and nothing to be read yet."""
+    real = obstore.put
+    busy = []
+
+    def put(client, where, content, **more):
+        if where.startswith(key) and len(busy) < 3:
+            busy.append(where)
+            raise AlreadyExistsError("409: <Error><Code>ConditionalRequestConflict</Code></Error>")
+        return real(client, where, content, **more)
+
+    monkeypatch.setattr(requests.obstore, "put", put)
+    monkeypatch.setattr(requests, "_PAUSE", 0.0001)
+    with fastcas.create(url) as engine:
+        engine.update_reference("v1", descriptor_of())
+    assert len(busy) == 3
 
 
 def test_an_index_that_goes_while_it_is_changed(store, monkeypatch):
@@ -982,10 +1059,76 @@ def test_a_lost_reply_is_no_broken_condition(url, store, monkeypatch, number):
     assert all(one.right for one in fastcas.probe(url))
 
 
-def test_what_was_noted_of_another_server_says_nothing(store, url):
-    note = b'{"server": "http://another", "wrong": "create-only: no"}'
-    obstore.put(raw(url), "x/.fastcas/conditions.json", note)
+NOTE = "x/.fastcas/conditions.json"
+
+
+def test_what_was_found_right_of_another_server_says_nothing(store, url, ignoring):
+    obstore.put(raw(url), NOTE, b'{"server": "http://another", "wrong": ""}')
+    with pytest.raises(UnsupportedError, match="create-only"):
+        store.update_reference("v1", descriptor_of())
+
+
+@pytest.mark.parametrize("server", ["memory", "http://another"])
+def test_what_was_found_wrong_stays_until_a_probe_finds_it_right(url, store, server, monkeypatch):
+    """A trial, which tries one after the other, can't disprove it, whichever the server's name is."""
+    monkeypatch.setattr(conditions, "STEPS", 2)
+    note = b'{"server": "%s", "wrong": "create-only, raced: 2 of 16"}' % server.encode()
+    obstore.put(raw(url), NOTE, note)
+    for _ in range(2):
+        with fastcas.open(url) as engine, pytest.raises(UnsupportedError, match="raced"):
+            engine.update_reference("v1", descriptor_of())
+    assert obstore.get(raw(url), NOTE).bytes() == note
+    assert all(one.right for one in fastcas.probe(url))
     store.update_reference("v1", descriptor_of())
+
+
+@pytest.mark.parametrize("before", [None, b'{"server": "http://another", "wrong": ""}', b"{}"])
+def test_a_trial_beside_a_probe_replaces_nothing(url, store, monkeypatch, before):
+    if before:
+        obstore.put(raw(url), NOTE, before)
+    real = conditions.try_conditions
+
+    def try_conditions(bucket):
+        found = real(bucket)
+        obstore.put(raw(url), NOTE, b'{"server": "http://a", "wrong": "if-match, raced: 2 of 400"}')
+        return found
+
+    monkeypatch.setattr(conditions, "try_conditions", try_conditions)
+    with pytest.raises(UnsupportedError, match="raced"):
+        store.update_reference("v1", descriptor_of())
+    assert b"raced" in bytes(obstore.get(raw(url), NOTE).bytes())
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_the_first_change_finds_is_noted(url, store, monkeypatch, request, wrong):
+    if wrong:
+        request.getfixturevalue("ignoring")
+        with pytest.raises(UnsupportedError):
+            store.update_reference("v1", descriptor_of())
+    else:
+        store.update_reference("v1", descriptor_of())
+    note = json.loads(bytes(obstore.get(raw(url), NOTE).bytes()))
+    assert note["server"] == "memory"
+    assert bool(note["wrong"]) == wrong
+    monkeypatch.setattr(conditions, "try_conditions", None)
+    with fastcas.open(url) as other:
+        if wrong:
+            with pytest.raises(UnsupportedError):
+                other.update_reference("v2", descriptor_of())
+        else:
+            other.update_reference("v2", descriptor_of())
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("HTTP://Host:1/", "http://host:1"),
+        ("https://h/Path/", "https://h/Path"),
+        ("s3", "s3"),
+    ],
+)
+def test_an_endpoint_has_one_spelling(written, meant):
+    assert location.normalise(written) == meant
 
 
 def test_the_probe_finds_a_race(url, monkeypatch):

@@ -17,6 +17,7 @@ import pytest
 import fastcas
 from conformance import MANIFEST, REF_NAME, descriptor_of, digest_of, names_in, noise
 from fastcas import CorruptError, Descriptor, Manifest
+from fastcas.store import bucket as bucket_module
 from fastcas.store import sweep
 
 pytestmark = pytest.mark.timeout(180)
@@ -160,6 +161,44 @@ def test_a_server_that_refuses_everything_for_a_while(bucket, proxy, cas):
     proxy.rule(fail_before=503, nth=range(1, 3))
     cas.update_reference("a", descriptor_of())
     assert indexed(bucket) == ["a"]
+
+
+@pytest.mark.parametrize("code", [404, 409, 412])
+@pytest.mark.parametrize("operation", ["GET", "HEAD", "PUT", "POST", "LIST"])
+def test_a_refusal_that_no_server_should_give_is_an_error_of_ours(
+    bucket, proxy, cas, monkeypatch, operation, code
+):
+    monkeypatch.setattr(bucket_module, "_PAUSE", 0.0)
+    monkeypatch.setattr(sweep, "WAIT", 0.0)
+    config = {"config": bucket.config(proxy.url)}
+    digest, _ = cas.put_blob(b"x")
+    calls = [
+        lambda: fastcas.create(bucket.url + "y", **config),
+        lambda: fastcas.open(bucket.url, **config),
+        lambda: fastcas.probe(bucket.url, **config),
+        lambda: cas.update_reference("a", descriptor_of()),
+        lambda: cas.read_blob(digest),
+        lambda: cas.stat_blob(digest),
+        lambda: cas.put_blob(b"y"),
+        lambda: cas.delete_blob(digest_of(b"none")),
+        lambda: list(cas),
+        cas.get_index,
+        cas.read_clock,
+        cas.gc,
+        cas.scrub,
+        cas.clean,
+    ]
+    proxy.rule(operation, fail_before=code)
+    failed = 0
+    for call in calls:
+        try:
+            call()
+        except (OSError, fastcas.FastCASError) as error:
+            failed += 1
+            where = error.filename if isinstance(error, OSError) else error.path
+            assert where.startswith(bucket.url)
+    # A deletion of what isn't there has succeeded.
+    assert failed or (operation, code) == ("POST", 404)
 
 
 # ---- in the middle of a body ----
@@ -377,6 +416,17 @@ def test_a_server_that_fails_the_probe_is_refused(bucket, proxy, cas, fault, wro
     assert {finding.name for finding in findings if not finding.right} >= wrong
     with pytest.raises(fastcas.UnsupportedError):
         cas.update_reference("a", descriptor_of())
+    assert indexed(bucket) == []
+
+
+def test_a_server_is_known_again_by_another_spelling(bucket, proxy, cas):
+    """What only a race shows the trial of the first change doesn't see."""
+    proxy.rule("PUT", check_then_write=0.02)
+    fastcas.probe(bucket.url, config=bucket.config(proxy.url))
+    for url in (f"{proxy.url}/", proxy.url):
+        with fastcas.open(bucket.url, config=bucket.config(url)) as engine:
+            with pytest.raises(fastcas.UnsupportedError):
+                engine.update_reference("a", descriptor_of())
     assert indexed(bucket) == []
 
 

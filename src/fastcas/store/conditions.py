@@ -2,7 +2,9 @@
 
 Before the first change of an index an engine looks what is known of its server: a note in the bucket,
 ``.fastcas/conditions.json``. Where there is none it tries, one after the other, what must be refused;
-``fastcas.probe`` also tries who wins where many ask at once, and writes the note.
+``fastcas.probe`` also tries who wins where many ask at once, and writes the note. What only a race shows
+such a trial can't disprove: what was noted as wrong stays so until a probe finds it right, by whichever
+of its names the server is called.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastcas.errors import UnsupportedError
 from fastcas.store.bucket import NONCE, Bucket, Lost, Missing
-from fastcas.store.location import find_endpoint
+from fastcas.store.location import find_endpoint, normalise
 from fastcas.store.sweep import OURS
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Conditions:
 
     def __init__(self, bucket: Bucket, config: Mapping[str, Any], *, unsafe: bool) -> None:
         self._bucket = bucket
-        self._server = find_endpoint(bucket.location, config) or bucket.location.scheme
+        self._server = normalise(find_endpoint(bucket.location, config) or bucket.location.scheme)
         self._known = unsafe
         self._lock = threading.Lock()
 
@@ -57,11 +59,14 @@ class Conditions:
         with self._lock:
             if self._known:
                 return
-            wrong = self._read_note()
+            wrong, version = self._read_note()
             if wrong is None:
                 findings = try_conditions(self._bucket)
                 wrong = describe(findings)
-                self.write_note(findings)
+                try:
+                    self.write_note(findings, mode=version)
+                except Lost:  # somebody has noted something meanwhile
+                    wrong = wrong or self._read_note()[0]
             if wrong:
                 raise UnsupportedError(
                     f"{self._bucket.location}: index updates may get lost on this server: {wrong}; "
@@ -70,17 +75,24 @@ class Conditions:
                 )
             self._known = True
 
-    def _read_note(self) -> str | None:
-        """What was found wrong, "" for nothing; None where nothing is known of this server."""
+    def _read_note(self) -> tuple[str | None, Any]:
+        """What was found wrong, "" for nothing, None where nothing is known of this server; and the mode
+        of a write that replaces no other note."""
         try:
-            note = json.loads(self._bucket.read(_NOTE)[0])
-            return str(note["wrong"]) if note["server"] == self._server else None
-        except (Missing, ValueError, TypeError, KeyError):
-            return None
+            raw, found = self._bucket.read(_NOTE)
+        except Missing:
+            return None, "create"
+        version = version_of(found.meta)
+        try:
+            note = json.loads(raw)
+            wrong, server = str(note["wrong"]), normalise(str(note["server"]))
+        except (ValueError, TypeError, KeyError):
+            return None, version
+        return (wrong if wrong or server == self._server else None), version
 
-    def write_note(self, findings: list[Finding]) -> None:
+    def write_note(self, findings: list[Finding], *, mode: Any = "overwrite") -> None:
         note = {"server": self._server, "wrong": describe(findings)}
-        self._bucket.put(_NOTE, json.dumps(note).encode() + b"\n")
+        self._bucket.put(_NOTE, json.dumps(note).encode() + b"\n", mode=mode)
 
 
 def describe(findings: list[Finding]) -> str:
@@ -103,7 +115,7 @@ def try_conditions(bucket: Bucket) -> list[Finding]:
     try:
         _is_refused(bucket, key, b"1", "create", nonce="one")
         again = _is_refused(bucket, key, b"2", "create")
-        found = bucket.get(key)
+        found = bucket.get_written(key)
         nonce = found.attributes.get(NONCE)
         version = version_of(found.meta)
         findings = [
@@ -114,7 +126,7 @@ def try_conditions(bucket: Bucket) -> list[Finding]:
         if version:
             changed = not _is_refused(bucket, key, b"3", version)
             stale = _is_refused(bucket, key, b"4", version)
-            read = bucket.read(key)[0]
+            read = bucket.read_body(key, bucket.get_written(key))
             findings += [
                 _find("if-match", changed, "a write was refused though the object was the same"),
                 _find("stale if-match", stale, "a write onto a changed object was accepted"),
@@ -132,11 +144,7 @@ def version_of(meta: Mapping[str, Any]) -> dict[str, str]:
 
 def _is_refused(bucket: Bucket, key: str, content: bytes, mode: Any, nonce: str | None = None) -> bool:
     nonce = nonce or os.urandom(8).hex()
-    try:
-        bucket.put(key, content, mode=mode, nonce=nonce)
-    except Lost:  # or was it written, and the reply got lost?
-        return bool(bucket.get(key).attributes.get(NONCE) != nonce)
-    return False
+    return bucket.put_if(key, content, mode=mode, nonce=nonce) is not None
 
 
 def race_to_create(bucket: Bucket) -> Finding:
@@ -165,25 +173,27 @@ def race_to_create(bucket: Bucket) -> Finding:
 def race_to_change(bucket: Bucket) -> Finding:
     """Many count in one object by compare-and-swap; none of their steps may be lost."""
     key = f"{_TRIALS}/{os.urandom(8).hex()}"
+    wanted = RACERS * STEPS
     bucket.put(key, b"0")
 
     def count(_: int) -> None:
         done = 0
-        while done < STEPS:
-            found = bucket.get(key)
-            value = int(bytes(found.bytes()))
+        for _ in range(2 * wanted):  # each refusal is another's step
+            found = bucket.get_written(key)
+            value = int(bucket.read_body(key, found))
             try:
                 bucket.put(key, b"%d" % (value + 1), mode=version_of(found.meta))
             except Lost:
                 continue
             done += 1
+            if done == STEPS:
+                return
 
     try:
         with ThreadPoolExecutor(RACERS) as pool:
             list(pool.map(count, range(RACERS)))
-        counted = int(bucket.read(key)[0])
+        counted = int(bucket.read_body(key, bucket.get_written(key)))
     finally:
         bucket.delete([key])
-    wanted = RACERS * STEPS
     # One whose reply got lost is made twice.
     return _find("if-match, raced", counted >= wanted, f"{counted} of {wanted} changes are in it")

@@ -127,6 +127,13 @@ def find_endpoint(location: Location, config: Mapping[str, Any]) -> str | None:
     return next((os.environ[n.upper()] for n in names if os.environ.get(n.upper())), None)
 
 
+def normalise(server: str) -> str:
+    """One spelling of an endpoint's URL: no capitals in scheme and host, no slash at the end."""
+    scheme, separator, rest = server.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme.lower()}{separator}{host.lower()}{slash}{path}".rstrip("/")
+
+
 # Variables of these names are settings of the client.
 _VARIABLES = {"s3": "AWS_", "az": "AZURE_", "gs": "GOOGLE_"}
 
