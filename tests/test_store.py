@@ -397,6 +397,14 @@ def test_create_and_open(url):
         fastcas.open(url)
 
 
+def test_a_layout_can_be_made_where_a_probe_was(url, monkeypatch):
+    monkeypatch.setattr(conditions, "STEPS", 2)
+    fastcas.probe(url)
+    with pytest.raises(NotExistError):
+        fastcas.open(url)
+    fastcas.create(url).close()
+
+
 def test_what_makes_it_a_layout_is_written_last(url, monkeypatch):
     written = []
     real = obstore.put

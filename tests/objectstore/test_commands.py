@@ -104,3 +104,6 @@ def test_probe(run, bucket):
     found = json.loads(run("probe", f"s3://{bucket.name}/x", "--json")[1])
     assert found["safe"]
     assert len(found["findings"]) == 8
+    assert run("init", "here")[0] == 0
+    assert run("build", "here", "here", "--tag", "v1")[0] == 0
+    assert run("cp", "here:v1", f"s3://{bucket.name}/x:v1")[0] == 0, "a note is no layout"

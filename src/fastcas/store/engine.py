@@ -424,6 +424,7 @@ def _connect(url: str, config: Mapping[str, Any] | None) -> tuple[Location, Buck
 
 def _no_layout(bucket: Bucket, key: str) -> NotExistError | InvalidError:
     url = str(bucket.location)
-    if next(bucket.list(""), None) is None:
+    keys = (meta["path"] for page in bucket.list("") for meta in page)
+    if all(key.startswith(f"{OURS}/") for key in keys):  # a probe's note makes no layout
         return NotExistError(f"{url}: no such layout", path=url)
     return InvalidError(f"{url}: not a layout: no {key}", path=bucket.location.join(key))
