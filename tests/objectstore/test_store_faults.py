@@ -558,6 +558,31 @@ def test_an_image_that_is_tagged_when_gc_is_about_to_remove_it(bucket, proxy, ca
     assert digest in cas
 
 
+# ---- what other tools leave there ----
+
+
+def test_markers_of_folders_are_no_blobs(bucket, cas):
+    kept, _ = cas.put_blob(b"")
+    folder = stored(bucket, digest_of(b"y"))
+    folder.mkdir()
+    for place in (folder, *folder.parents[:3]):
+        os.setxattr(place, "user.etag", b"d41d8cd98f00b204e9800998ecf8427e")  # what makes it a marker
+    assert list(cas) == [kept]
+    assert cas.scrub().problems == []
+    assert cas.gc(grace=0).deleted == [(kept, 0)]
+
+
+def test_a_key_that_the_client_cannot_take_is_named(bucket, cas):
+    digest, _ = cas.put_blob(b"x")
+    strange = stored(bucket, digest).with_name("a\nb")
+    strange.write_bytes(b"x")
+    for call in (cas.scrub, cas.gc, lambda: len(cas)):
+        with pytest.raises(OSError, match=r"a\\nb': remove it with another tool"):
+            call()
+    strange.unlink()
+    assert list(cas) == [digest]
+
+
 # ---- SIGKILL ----
 
 

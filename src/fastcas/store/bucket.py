@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from fastcas.errors import ClosedError, NotExistError, UnsupportedError
 from fastcas.store.client import exceptions, obstore
-from fastcas.store.location import error_code, explain, hide, read_environment, secrets
+from fastcas.store.location import (
+    error_code,
+    explain,
+    hide,
+    read_environment,
+    secrets,
+    unreadable_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -155,7 +162,9 @@ class Bucket:
         """At most ``size`` bytes from ``start``, which is within the object."""
         read = obstore.get_range
         where = self._prefix + key
-        return bytes(self._call(key, read, self._client, where, start=start, length=size, may=(Missing,)))
+        return bytes(
+            self._call(key, read, self._client, where, start=start, length=size, may=(Missing,))
+        )
 
     def put(self, key: str, content: Any, *, mode: Any = "overwrite", nonce: str | None = None) -> None:
         """Writes an object in one request; Lost where it isn't as ``mode`` (obstore's) says."""
@@ -309,8 +318,11 @@ class Bucket:
         return self._refusal(said, error_code(said), key)
 
     def _refusal(self, error: BaseException, code: str | None, key: str) -> OSError:
-        text = hide(explain(error), self._hidden)
         url = self.location.join(key)
+        if unreadable := unreadable_key(error):
+            message = f"the client can list no key like {unreadable!r}: remove it with another tool"
+            return OSError(errno.EIO, message, url)
+        text = hide(explain(error), self._hidden)
         if code in _NO_BUCKET:
             return NotExistError(f"{self.location}: no such bucket", path=str(self.location))
         if _METADATA_SERVICE in text:

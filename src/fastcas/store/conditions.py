@@ -2,9 +2,9 @@
 
 Before the first change of an index an engine looks what is known of its server: a note in the bucket,
 ``.fastcas/conditions.json``. Where there is none it tries, one after the other, what must be refused;
-``fastcas.probe`` also tries who wins where many ask at once, and writes the note. What only a race shows
-such a trial can't disprove: what was noted as wrong stays so until a probe finds it right, by whichever
-of its names the server is called.
+``fastcas.probe`` also tries who wins where many ask at once, and writes the note. What only a race
+shows such a trial can't disprove: what was noted as wrong stays so until a probe finds it right, by
+whichever of its names the server is called.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Conditions:
             self._known = True
 
     def _read_note(self) -> tuple[str | None, Any]:
-        """What was found wrong, "" for nothing, None where nothing is known of this server; and the mode
-        of a write that replaces no other note."""
+        """What was found wrong, "" for nothing, None where nothing is known of this server; and the
+        mode of a write that replaces no other note."""
         try:
             raw, found = self._bucket.read(_NOTE)
         except Missing:

@@ -317,6 +317,8 @@ class StoreEngine(Engine):
         for page in self._bucket.list(BLOBS):
             for meta in page:
                 key, when = meta["path"], nanoseconds(meta)
+                if not meta["size"] and self._is_folder(key):
+                    continue
                 place = self._bucket.location.join(key)
                 try:
                     digest = Digest(key[start:].replace("/", ":", 1))
@@ -326,6 +328,15 @@ class StoreEngine(Engine):
                 place = place.rpartition("/")[0]
                 place = places.setdefault(place, place)
                 yield StoredBlob(place, digest, meta["size"], when, when, "blob")
+
+    def _is_folder(self, key: str) -> bool:
+        """Whether what is listed is the marker of a folder, an empty object that other tools make: its
+        key ends with a slash, which the client cuts off, so that there is nothing of this name."""
+        try:
+            self._bucket.head(key)
+        except Missing:
+            return True
+        return False
 
     def get_index(self) -> Index:
         return self._index.read()
@@ -425,6 +436,7 @@ def _connect(url: str, config: Mapping[str, Any] | None) -> tuple[Location, Buck
 def _no_layout(bucket: Bucket, key: str) -> NotExistError | InvalidError:
     url = str(bucket.location)
     keys = (meta["path"] for page in bucket.list("") for meta in page)
-    if all(key.startswith(f"{OURS}/") for key in keys):  # a probe's note makes no layout
+    # Nor is a probe's note a layout, nor the marker of an empty folder, whose key is the prefix itself.
+    if all(not key or key.startswith(f"{OURS}/") for key in keys):
         return NotExistError(f"{url}: no such layout", path=url)
     return InvalidError(f"{url}: not a layout: no {key}", path=bucket.location.join(key))

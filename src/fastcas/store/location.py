@@ -193,6 +193,15 @@ def error_code(error: BaseException) -> str | None:
     return found and found[1]
 
 
+_UNREADABLE = re.compile(r'Error parsing Path "(.*?)": ', re.DOTALL)
+
+
+def unreadable_key(error: BaseException) -> str | None:
+    """The key at which a listing has ended, since it has a character that the client takes in none."""
+    found = _UNREADABLE.search(str(error))
+    return found and found[1]
+
+
 def explain(error: BaseException) -> str:
     """What the server says, or else the client, without the structure that it appends."""
     code, message = error_code(error), _MESSAGE.search(str(error))
