@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import UserDict
 from concurrent.futures import ThreadPoolExecutor
 
 import obstore
@@ -88,7 +89,7 @@ def test_a_url_is_taken_apart(url, parts):
 @pytest.mark.parametrize(
     "url",
     ["s3://", "s3:///x", "s3://b//x", "s3://b/x//", "s3://b/../x", "s3://b/.", "s3://b?x", "s3://b/x?y=1",
-     "s3://b/x#y", "s3://b:9000/x", "s3://b/x\ny", "memory://"],
+     "s3://b/x#y", "s3://b:9000/x", "s3://b/x\ny", "memory://", "s3://b x/y", "s3://b\tx/y"],
 )  # fmt: skip
 def test_a_url_that_names_no_place_is_refused(url):
     for call in (fastcas.open, fastcas.create, fastcas.probe):
@@ -190,6 +191,7 @@ def test_an_engine_pickles_without_secrets(url, monkeypatch):
         {"client_options": {"proxy_url": f"http://me:{SECRET}@proxy"}},
         {"client_options": {"default_headers": {"Authorization": SECRET}}},
         {"client_options": {"default_headers": {"Authorization": SECRET.encode()}}},
+        {"client_options": UserDict(proxy_url=f"http://me:{SECRET}@proxy")},
         {"AWS_SECRET_ACCESS_KEY": SECRET},
     ],
 )
@@ -207,12 +209,70 @@ def test_secrets_of_the_client_are_secrets(url, more):
         {"endpoint": f"http://me:{SECRET}@127.0.0.1:1"},
         {"client_options": None, "nosuch": 1},
         {5: 5},
+        {"client_options": 5},
+        {"retry_config": "abc"},
+        {"endpoint": "localhost:9000"},
+        {"endpoint": " http://localhost"},
+        {"endpoint": "http://"},
+        {"endpoint": "http://[::1"},
+        {"endpoint": "http://localhost:x"},
+        {"endpoint": "http://localhost:99999"},
+        {"endpoint": "http://local host"},
+        {"endpoint": "ftp://localhost"},
+        {"region": "eu\n"},
+        {"access_key_id": "AKIDXXXXX\n"},
+        {"secret_access_key": f"{SECRET}\n"},
+        {"session_token": f"{SECRET}\r"},
     ],
 )
 def test_a_config_that_cannot_be_is_refused(more):
     with pytest.raises(InvalidError) as caught:
-        fastcas.open("s3://bucket/x", config={**FAST, **more})
+        fastcas.open("s3://bucket/x", config={**S3, **FAST, **more})
     assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("config", ["abc", 5, [], {5: 5}, {"client_options": 5}])
+@pytest.mark.parametrize("place", ["memory://x/y", "s3://x/y"])
+def test_a_config_is_a_mapping(place, config):
+    for call in (fastcas.open, fastcas.create, fastcas.probe):
+        with pytest.raises(InvalidError, match="mapping"):
+            call(place, config=config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_ENDPOINT_URL", "localhost:9000"),
+        ("AWS_REGION", "eu\n"),
+        ("AWS_SESSION_TOKEN", f"{SECRET}\n"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_refused(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidError, match=f"endpoint|{name}") as caught:
+        fastcas.open("s3://bucket/x", config=FAST)
+    assert SECRET not in str(caught.value)
+
+
+class PanicException(BaseException):
+    """As the client's."""
+
+
+def test_a_panic_of_the_client_is_an_error(store, monkeypatch):
+    def panic(*_, **__):
+        raise PanicException(f"called `Result::unwrap()` on {SECRET}")
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setattr(location.stores, "S3Store", panic)
+    with pytest.raises(InvalidError, match="unwrap") as caught:
+        fastcas.open("s3://bucket/x")
+    assert SECRET not in str(caught.value)
+    monkeypatch.setattr(requests.obstore, "head", panic)
+    with pytest.raises(OSError, match="unwrap") as failed:
+        store.stat_blob(digest_of(b"x"))
+    assert failed.value.errno == errno.EIO
+    assert failed.value.filename.startswith(store.url)
 
 
 def test_the_unsafe_index_is_asked_for_by_1(url, monkeypatch, store, ignoring):
@@ -354,7 +414,7 @@ def test_settings_are_told_apart():
 def test_an_http_endpoint_may_be_used_and_tls_is_signed_once(monkeypatch):
     seen = []
     monkeypatch.setattr(location.stores, "S3Store", lambda *a, **k: seen.append(k))
-    connect(parse("s3://b"), {"endpoint": "http://here"})
+    connect(parse("s3://b"), {"endpoint": "HTTP://here"})
     connect(parse("s3://b"), {})
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://there")
     connect(parse("s3://b"), {})

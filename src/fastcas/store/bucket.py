@@ -21,6 +21,7 @@ from fastcas.store.location import (
     error_code,
     explain,
     hide,
+    is_panic,
     read_environment,
     secrets,
     unreadable_key,
@@ -309,6 +310,12 @@ class Bucket:
             if error.filename is None:
                 error.filename = self.location.join(key)
             raise
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            text = hide(explain(error), self._hidden)
+            url = self.location.join(key)
+            raise OSError(errno.EIO, f"the client has failed: {text}", url) from None
 
     def refused(self, error: Missing | Lost, key: str) -> OSError:
         """What the server said, where it can't be gone on from."""

@@ -429,7 +429,7 @@ def probe(url: str, config: Mapping[str, Any] | None = None) -> list[Finding]:
 
 def _connect(url: str, config: Mapping[str, Any] | None) -> tuple[Location, Bucket]:
     location = parse(url)
-    config = config or {}
+    config = {} if config is None else config
     return location, Bucket(connect(location, config), location, config)
 
 

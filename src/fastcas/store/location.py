@@ -10,7 +10,9 @@ import os
 import re
 import threading
 from collections import namedtuple
+from collections.abc import Mapping
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 from fastcas.errors import InvalidError
 from fastcas.layout import SCHEMES, is_url
@@ -18,7 +20,7 @@ from fastcas.store.client import exceptions, require, stores
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from typing import Any
 
 # The stores that the schemes of fastcas.layout mean.
@@ -72,7 +74,7 @@ def parse(url: str) -> Location:
         raise InvalidError(f"{url[:100]!r} is no URL of an object store: {', '.join(SCHEMES)}")
     if "@" in rest:  # what stands before it may be a secret
         raise InvalidError(f"{scheme}://: credentials don't go into a URL, but into the environment")
-    if not bucket or any(char in bucket for char in "?#:"):
+    if not bucket or any(char in bucket for char in "?#: ") or not bucket.isprintable():
         raise InvalidError(f"{url!r} names no bucket: {scheme}://BUCKET/PREFIX")
     prefix = prefix.removesuffix("/")
     if any(char in prefix for char in "?#\\") or not prefix.isprintable():
@@ -85,18 +87,18 @@ def parse(url: str) -> Location:
 def connect(location: Location, config: Mapping[str, Any]) -> Any:
     """The ``obstore`` client of the bucket; makes no request. UnsupportedError without ``obstore``."""
     require(location.scheme)
+    _check_config(location, config)
     if location.scheme == "memory":
         with _memory_lock:
             return _memory.setdefault(location.bucket, stores.MemoryStore())
-    if not all(isinstance(key, str) for key in config):
-        raise InvalidError(f"{location}: the keys of a config are str")
+    _check_values(location, config)
     settings = {key: value for key, value in config.items() if key != UNSAFE_INDEX}
     client = {**_CLIENT, **(settings.pop("client_options", None) or {})}
     retry = {**_RETRY, **(settings.pop("retry_config", None) or {})}
     endpoint = find_endpoint(location, settings)
-    if endpoint is not None and "@" in endpoint:
-        raise InvalidError(f"{location}: credentials don't go into the URL of an endpoint")
-    if endpoint is not None and endpoint.startswith("http://"):
+    if endpoint is not None:
+        _check_endpoint(location, endpoint)
+    if endpoint is not None and endpoint.lower().startswith("http://"):
         client.setdefault("allow_http", True)  # somebody has written it so
     elif location.scheme == "s3":
         # TLS protects the body already; digesting it once more takes up to half of the time.
@@ -104,9 +106,49 @@ def connect(location: Location, config: Mapping[str, Any]) -> Any:
     kind = getattr(stores, _STORES[location.scheme])
     try:
         return kind(location.bucket, config=settings, client_options=client, retry_config=retry)
-    except (exceptions.BaseError, TypeError, ValueError) as error:
+    except BaseException as error:
+        if not (is_panic(error) or isinstance(error, (exceptions.BaseError, TypeError, ValueError))):
+            raise
         text = hide(explain(error), secrets(config))
         raise InvalidError(f"{location}: this configuration isn't understood: {text}") from None
+
+
+def _check_config(location: Location, config: Any) -> None:
+    if not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config):
+        raise InvalidError(f"{location}: a config is a mapping, whose keys are str")
+    for name in ("client_options", "retry_config"):
+        if config.get(name) is not None and not isinstance(config[name], Mapping):
+            raise InvalidError(f"{location}: {name} of a config is a mapping")
+
+
+def _check_values(location: Location, config: Mapping[str, Any]) -> None:
+    """InvalidError for a setting that no request can have in it, such as one with the end of the line
+    that it was read from. Its value isn't shown: it may be a secret."""
+    for name, value in (*_settings(config), *read_environment(location).items()):
+        if not isinstance(value, str) or "service_account" in name.lower():  # which is a document
+            continue
+        if value != value.strip() or any(ord(char) < 32 or ord(char) == 127 for char in value):
+            raise InvalidError(
+                f"{location}: {name} has a control character, or a blank at its beginning or end"
+            )
+
+
+def _check_endpoint(location: Location, endpoint: str) -> None:
+    if "@" in endpoint:
+        raise InvalidError(f"{location}: credentials don't go into the URL of an endpoint")
+    try:
+        parts = urlsplit(endpoint)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets that don't match, or a port that is none
+        right = False
+    if not right or " " in endpoint:
+        raise InvalidError(f"{location}: an endpoint is http://HOST or https://HOST, not {endpoint!r}")
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether the client has met what it takes to be impossible. That is no Exception, and its class
+    can't be imported."""
+    return type(error).__name__ == "PanicException"
 
 
 _ENDPOINTS = {
@@ -163,7 +205,7 @@ def _settings(config: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str,
     """All settings, also those within others, as ``outer.inner``."""
     for key, value in config.items():
         name = f"{outer}{key}"
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             yield from _settings(value, f"{name}.")
         else:
             yield name, value
