@@ -20,7 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import obstore
 import pytest
-from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    GenericError,
+    PermissionDeniedError,
+    PreconditionError,
+)
 
 import fastcas
 from conformance import descriptor_of, digest_of, noise, store_image
@@ -1188,6 +1193,28 @@ def test_what_the_first_change_finds_is_noted(url, store, monkeypatch, request, 
                 other.update_reference("v2", descriptor_of())
         else:
             other.update_reference("v2", descriptor_of())
+
+
+def test_who_may_not_delete_may_tag(store, url, monkeypatch):
+    """What is left of the trials, and of asking for the time, clean removes."""
+
+    def delete(*_, **__):
+        raise PermissionDeniedError("403: <Error><Code>AccessDenied</Code></Error>")
+
+    monkeypatch.setattr(conditions, "STEPS", 2)
+    entry = descriptor_of(b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(requests.obstore, "delete", delete)
+        obstore.put(raw(url), "x/.fastcas/gc/dead/step", b'{"digests":["%s"]}' % entry.digest.encode())
+        patch.setattr(sweep, "_DEAD", -1)
+        store.put_blob(b"x")
+        store.update_reference("v1", entry)
+        assert all(one.right for one in fastcas.probe(url))
+        with pytest.raises(PermissionError):
+            store.delete_blob(entry.digest)
+    monkeypatch.setattr("fastcas.store.engine._LEFT_BEHIND", -1)
+    assert {key.split("/")[1] for key in store.clean()} == {"gc", "clock", "probe"}
+    assert not any(name.startswith((".fastcas/probe", ".fastcas/clock")) for name in names(url))
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,13 @@ class Bucket:
                 for key in group:
                     self._delete_one(key)
 
+    def discard(self, key: str) -> None:
+        """Removes an object that ``clean`` would remove later: who only writes needn't be allowed to."""
+        try:
+            self.delete([key])
+        except PermissionError:
+            pass
+
     def _delete_one(self, key: str) -> None:
         try:
             name = key.removeprefix(self._prefix)

@@ -92,7 +92,7 @@ class Clock:
         except Missing as error:
             raise self._bucket.refused(error, key) from None
         finally:
-            self._bucket.delete([key])
+            self._bucket.discard(key)
 
     def tick(self) -> int:
         """The time, once it has advanced: what was written before this call has an earlier one."""
