@@ -1035,6 +1035,24 @@ def test_what_an_update_named_is_looked_after(store, url, monkeypatch, lost):
         store.update_reference("v1", tagged)
 
 
+def test_what_was_never_stored_can_be_named_beside_a_gc(store, url):
+    """As without one: an index may lead to what is elsewhere, or embedded in it."""
+    embedded = descriptor_of(b"{}", data=b"{}")
+    stored = descriptor_of(b"x")
+    store.put_blob(b"x")
+    with fastcas.open(url) as other, other.announce_sweep():
+        store._sweeps._looked = -1000.0
+        for name, entry in ("a", embedded), ("b", descriptor_of(b"elsewhere")), ("c", stored):
+            store.update_reference(name, entry)
+    assert store.list_references() == ["a", "b", "c"]
+
+
+def test_an_embedded_entry_is_not_looked_after(store, monkeypatch):
+    """An update that takes longer than the look at the sweeps before it says something."""
+    monkeypatch.setattr(sweep, "QUIET", -1.0)
+    store.update_reference("a", descriptor_of(b"{}", data=b"{}"))
+
+
 def test_an_update_that_is_refused_is_made_again(store, url):
     with fastcas.open(url) as other:
         tried = []

@@ -219,7 +219,7 @@ class Bucket:
                     self._delete_one(key)
 
     def discard(self, key: str) -> None:
-        """Removes an object that ``clean`` would remove later: who only writes needn't be allowed to."""
+        """Removes an object that ``clean`` would remove later: who only writes needn't be let."""
         try:
             self.delete([key])
         except PermissionError:

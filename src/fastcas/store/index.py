@@ -14,6 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from fastcas.digest import Digest
 from fastcas.errors import InvalidError
 from fastcas.layout import INDEX_FILE
 from fastcas.model import INDEX_LIMIT, Index
@@ -102,8 +103,8 @@ class IndexObject:
             raise InvalidError("the index can't be changed by the function that changes it")
 
     def _update(self, function: Callable[[Index], Index | None]) -> Index:
-        # By nonce, what may have been written, if a reply was lost: before, after, and when.
-        written: dict[str, tuple[Index, Index, float]] = {}
+        # By nonce, what may have been written, if a reply was lost; what it names anew; and when.
+        written: dict[str, tuple[Index, list[Digest], float]] = {}
         failure: OSError | None = None
         errors = tries = 0
         until = time.monotonic() + _PATIENCE
@@ -124,7 +125,9 @@ class IndexObject:
             self._conditions.check()
             tries += 1
             nonce = os.urandom(16).hex()
-            written[nonce] = (before, after, self._sweeps.quiet_until())
+            quiet_until = self._sweeps.quiet_until()
+            watched = self._sweeps.watch(_new_in(after, before), quiet_until)
+            written[nonce] = (after, watched, quiet_until)
             try:
                 self._bucket.put(INDEX_FILE, raw, mode=version, nonce=nonce)
             except Lost:
@@ -135,14 +138,23 @@ class IndexObject:
                 errors += 1
             else:
                 self._known = Index.from_json(raw)
-                return self._end(before, self._known, written[nonce][2])
+                return self._end(self._known, watched, quiet_until)
             time.sleep(random.uniform(0, min(_LONGEST_PAUSE, _PAUSE * 2 ** min(tries, 10))))
 
-    def _end(self, before: Index, after: Index, quiet_until: float) -> Index:
+    def _end(self, after: Index, watched: list[Digest], quiet_until: float) -> Index:
         """``after``, which was written, unless a sweep took meanwhile what is new in it."""
-        new = {entry.digest for entry in after.manifests} - {entry.digest for entry in before.manifests}
-        self._sweeps.check_named(new, quiet_until)
+        self._sweeps.check_named(watched, quiet_until)
         return after
+
+
+def _new_in(after: Index, before: Index) -> set[Digest]:
+    """What is named now and wasn't; without what is embedded, which needn't be stored."""
+    known = {entry.digest for entry in before.manifests}
+    return {
+        Digest(entry.digest)
+        for entry in after.manifests
+        if entry.data is None and entry.digest not in known
+    }
 
 
 def _encode(index: Any) -> bytes:

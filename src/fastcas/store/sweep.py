@@ -136,10 +136,25 @@ class Sweeps:
             time.sleep(_POLL)
         return False
 
-    def check_named(self, digests: Iterable[str], quiet_until: float) -> None:
+    def watch(self, digests: Iterable[Digest], quiet_until: float) -> list[Digest]:
+        """To be asked before an index is written that names these: those for ``check_named``. Where a
+        sweep is there, they are what is stored: an index may also name what isn't."""
+        if quiet_until > -math.inf:
+            return list(digests)
+
+        def find(digest: Digest) -> Digest | None:
+            try:
+                self._bucket.head(key_of(digest))
+            except Missing:
+                return None
+            return digest
+
+        return [digest for digest in self._bucket.map(find, digests) if digest is not None]
+
+    def check_named(self, digests: Iterable[Digest], quiet_until: float) -> None:
         """Raises NotExistError where a sweep has taken one of these that the index names since a moment
         ago: it was used longer ago than the sweep's grace, and the sweep looked at the index before."""
-        for digest in map(Digest, digests):
+        for digest in digests:
             if not self.settle(digest, quiet_until) and last_use(self._bucket, digest) is None:
                 url = self._bucket.location.join(key_of(digest))
                 message = (
