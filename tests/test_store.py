@@ -32,6 +32,7 @@ from conformance import descriptor_of, digest_of, noise, store_image
 from conftest import child_environment
 from fastcas import (
     ClobberError,
+    ClosedError,
     CorruptError,
     Digest,
     InvalidError,
@@ -1671,6 +1672,24 @@ def test_many_that_are_interrupted_leave_none_at_work():
         with pytest.raises(KeyboardInterrupt):
             Many(pool, interrupt).run([1], put)
         assert ended == [1]
+
+
+def test_an_engine_that_is_closed_beside_many_says_so(url):
+    with fastcas.create(url) as one:
+        digests = [one.put_blob(b"%d" % number).digest for number in range(200)]
+        found = one.claim_blobs([(digest, 1) for digest in digests])
+        next(found)
+        one.close()
+        with pytest.raises(ClosedError):
+            list(found)
+
+    def sources(engine):
+        yield b"x"
+        engine.close()
+        yield b"y"
+
+    with fastcas.open(url) as two, pytest.raises(ClosedError):
+        two.put_blobs(sources(two))
 
 
 def test_uploads_share_a_budget():

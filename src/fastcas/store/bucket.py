@@ -88,6 +88,21 @@ class Missing(Exception):
     """There is no such object."""
 
 
+class _Pool(ThreadPoolExecutor):
+    """The threads of a bucket."""
+
+    def __init__(self, check_open: Callable[[], None]) -> None:
+        super().__init__(AT_ONCE, "fastcas-store")
+        self._check_open = check_open
+
+    def submit(self, *arguments: Any, **more: Any) -> Future[Any]:
+        try:
+            return super().submit(*arguments, **more)
+        except RuntimeError:  # it was shut down
+            self._check_open()
+            raise
+
+
 class Bucket:
     """The objects of one layout. Thread-safe."""
 
@@ -274,7 +289,7 @@ class Bucket:
         """The threads of this engine that make requests."""
         with self._pool_lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(AT_ONCE, "fastcas-store")
+                self._pool = _Pool(self.check_open)
             return self._pool
 
     def _call(
