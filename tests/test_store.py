@@ -17,6 +17,7 @@ import time
 import uuid
 from collections import UserDict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import obstore
 import pytest
@@ -1514,6 +1515,32 @@ def test_quarantine_takes_what_is_damaged_still(store, url, tmp_path, monkeypatc
     assert steps == [digest], "writers are told"
     assert list(store) == ([digest] if replaced else [])
     assert len(os.listdir(tmp_path / "q")) == (0 if replaced else 2)
+
+
+def test_a_quarantine_announces_one_sweep_and_leaves_no_marks(store, url, tmp_path, monkeypatch):
+    for number in range(3):
+        content = noise(3 << 20, number)
+        store.put_blob(content)
+        digest, _ = store.put_blob(content)  # which marks it
+        obstore.put(raw(url), f"x/blobs/sha256/{digest.encoded}", b"wrong")
+    announced = []
+    real = sweep.Sweep.__enter__
+    monkeypatch.setattr(sweep.Sweep, "__enter__", lambda self: announced.append(self) or real(self))
+    assert len(store.scrub(quarantine=tmp_path / "q").problems) == 3
+    assert len(announced) == 1
+    assert names(url) == ["index.json", "oci-layout"]
+    store.put_blob(b"right")
+    assert store.scrub(quarantine=tmp_path / "q").problems == []
+    assert len(announced) == 1, "nothing is damaged"
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_a_quarantine_is_a_local_directory(store, tmp_path, monkeypatch, directory):
+    monkeypatch.chdir(tmp_path)
+    with fastcas.create(tmp_path / "layout") if directory else nullcontext(store) as engine:
+        with pytest.raises(InvalidError, match="local directory"):
+            engine.scrub(quarantine="s3://bucket/quarantine")
+    assert not (tmp_path / "s3:").exists()
 
 
 def test_clean_leaves_marks(store, url, monkeypatch):

@@ -11,7 +11,7 @@ from fastcas.dir.root import DIRECTORY
 from fastcas.errors import CorruptError, InvalidError
 from fastcas.files import NEW, take_name, write_all
 from fastcas.jsonstyle import encode_go
-from fastcas.layout import BLOBS
+from fastcas.layout import BLOBS, is_url
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class Quarantine:
     """
 
     def __init__(self, root: Root, lock: Lock, path: str, *, durable: bool) -> None:
+        if is_url(path):
+            raise InvalidError(f"{path}: a quarantine is a local directory", path=path)
         self._root = root
         self._lock = lock
         self._path = os.path.abspath(path)

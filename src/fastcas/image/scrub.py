@@ -11,6 +11,7 @@ import os
 import time
 from collections import namedtuple
 from collections.abc import Container, Iterable, Iterator
+from contextlib import ExitStack
 from itertools import islice, tee
 from typing import TYPE_CHECKING
 
@@ -187,24 +188,29 @@ def scrub(
         engine, look(), quick=quick, threads=threads, progress=progress, total=total
     )
     checked = same = read = 0
-    for verdict in verdicts:
-        blob = verdict.blob
-        problem = None
-        if verdict.state in ("good", "same", "corrupt"):
-            checked += 1
-            same += verdict.state == "same"
-            read += blob.size
-        if verdict.state in ("corrupt", "non-regular", "unreadable"):
-            problem = Problem(blob.digest, blob.path, verdict.state, verdict.detail)
-        elif verdict.state != "gone":
-            problem = wanted.size_problem(blob)
-        if problem is None:
-            continue
-        if problem.kind == "corrupt" and move is not None:
-            moved = move(blob.digest, _note(problem))
-            if moved is not None:
-                problem = problem._replace(detail=f"{problem.detail}; moved to {moved}")
-        problems.append(problem)
+    announced = False
+    with ExitStack() as sweeping:
+        for verdict in verdicts:
+            blob = verdict.blob
+            problem = None
+            if verdict.state in ("good", "same", "corrupt"):
+                checked += 1
+                same += verdict.state == "same"
+                read += blob.size
+            if verdict.state in ("corrupt", "non-regular", "unreadable"):
+                problem = Problem(blob.digest, blob.path, verdict.state, verdict.detail)
+            elif verdict.state != "gone":
+                problem = wanted.size_problem(blob)
+            if problem is None:
+                continue
+            if problem.kind == "corrupt" and move is not None:
+                if not announced:  # one sweep for all, and none where nothing is damaged
+                    sweeping.enter_context(engine.announce_sweep())
+                    announced = True
+                moved = move(blob.digest, _note(problem))
+                if moved is not None:
+                    problem = problem._replace(detail=f"{problem.detail}; moved to {moved}")
+            problems.append(problem)
     problems += wanted.missing(present)
     return ScrubReport(checked, read, problems, by_checksum=same)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fastcas import _core
@@ -48,6 +49,7 @@ from fastcas.store.sweep import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from typing_extensions import Self
 
@@ -367,7 +369,7 @@ class StoreEngine(Engine):
         raw = index.to_json()
         digests = [Digest(digest) for digest in digests]
 
-        def run(sweep: Sweep) -> Swept:
+        with self._announced() as sweep:
             return sweep.run(
                 digests,
                 is_index=lambda: self._index.read_raw() == raw,
@@ -376,16 +378,17 @@ class StoreEngine(Engine):
                 progress=progress,
             )
 
+    def _announced(self) -> AbstractContextManager[Sweep]:
+        """The sweep that this thread has announced, or one for itself."""
         announced = getattr(self._sweeping, "sweep", None)
         if announced is not None and announced.is_announced:
-            return run(announced)
-        with Sweep(self._bucket) as sweep:
-            return run(sweep)
+            return nullcontext(announced)
+        return Sweep(self._bucket)
 
     def open_quarantine(self, directory: str) -> Callable[[Digest, Mapping[str, Any]], str | None]:
         from fastcas.store.quarantine import Quarantine
 
-        return Quarantine(self._bucket, directory).move
+        return Quarantine(self._bucket, directory, self._announced).move
 
     def clean(self) -> list[str]:
         now = None

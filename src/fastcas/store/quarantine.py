@@ -7,24 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 from fastcas import _core
 from fastcas.digest import Digest
-from fastcas.errors import CorruptError
+from fastcas.errors import CorruptError, InvalidError
 from fastcas.files import NEW, take_name
 from fastcas.jsonstyle import encode_go
+from fastcas.layout import is_url
 from fastcas.store.bucket import Bucket, Lost, Missing
-from fastcas.store.sweep import Sweep, key_of
+from fastcas.store.sweep import key_of, mark_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+
+    from fastcas.store.sweep import Sweep
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 class Quarantine:
-    """The directory ``path``, made if need be, mode 0700."""
+    """The directory ``path``, made if need be, mode 0700. ``announced`` gives the sweep that a blob is
+    removed in."""
 
-    def __init__(self, bucket: Bucket, path: str) -> None:
+    def __init__(
+        self, bucket: Bucket, path: str, announced: Callable[[], AbstractContextManager[Sweep]]
+    ) -> None:
         bucket.check_open()
+        if is_url(path):
+            raise InvalidError(f"{path}: a quarantine is a local directory", path=path)
         self._bucket = bucket
+        self._announced = announced
         self._path = os.path.abspath(path)
         os.makedirs(self._path, 0o700, exist_ok=True)
 
@@ -74,7 +84,7 @@ class Quarantine:
 
     def _remove(self, digest: Digest, meta: Mapping[str, Any]) -> bool:
         """Removes what was copied, unless a put has replaced it."""
-        with Sweep(self._bucket) as sweep, sweep.step([digest]) as in_time:
+        with self._announced() as sweep, sweep.step([digest]) as in_time:
             try:
                 now = self._bucket.head(key_of(digest))
             except Missing:
@@ -82,5 +92,5 @@ class Quarantine:
             same = all(now[part] == meta[part] for part in ("e_tag", "last_modified", "size"))
             if not same or not in_time():
                 return False
-            self._bucket.delete([key_of(digest)])
+            self._bucket.delete([key_of(digest), mark_key(digest)])
         return True
