@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import tarfile
+import uuid
 
 import pytest
 
 import fastcas
+from fastcas import transfer
 from samples import make_tar, put_platforms
 from shell import ENVIRONMENT, FASTCAS, Terminal, answer, blob_path, call, corrupt, run
 
@@ -46,6 +48,38 @@ def assert_whole(layout):
 
 
 class TestLayouts:
+    def test_another_makes_it_first(self, image, tmp_path, monkeypatch):
+        """Between the look at what is there and the making of a layout, which ends with oci-layout."""
+        real = fastcas.create
+
+        def create(path, **more):
+            real(path, **more).close()
+            raise fastcas.ClobberError(f"{path}: there is a layout already", path=str(path))
+
+        monkeypatch.setattr(fastcas, "create", create)
+        for place in (str(tmp_path / "new"), f"memory://{uuid.uuid4().hex}/new"):
+            transfer.copy(f"{image}:v1", f"{place}:v2")
+            with fastcas.open(place) as engine:
+                assert engine.list_references() == ["v2"]
+
+    def test_another_is_making_it(self, image, tmp_path, monkeypatch):
+        new = tmp_path / "new"
+        call("init", new)
+        (new / "oci-layout").rename(tmp_path / "oci-layout")
+        waited = []
+
+        def sleep(seconds):
+            waited.append(seconds)
+            if len(waited) == 2:
+                (tmp_path / "oci-layout").rename(new / "oci-layout")
+
+        monkeypatch.setattr(transfer.time, "sleep", sleep)
+        transfer.copy(f"{image}:v1", f"{new}:v2")
+        assert set(names(new)) == {"v2"}
+        (tmp_path / "never" / "blobs").mkdir(parents=True)
+        with pytest.raises(fastcas.InvalidError, match="no oci-layout"):
+            transfer.copy(f"{image}:v1", f"{tmp_path}/never:v3")
+
     def test_image(self, image, other):
         facts = answer("cp", f"{image}:v1", other)
         assert list(facts) == ["blobs", "bytes", "method", "missing"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from fastcas.console import (
     StandardOutput,
@@ -13,7 +14,7 @@ from fastcas.console import (
     printable,
     standard_input,
 )
-from fastcas.layout import is_url
+from fastcas.layout import BLOBS, INDEX_FILE, LAYOUT_FILE, is_url
 from fastcas.targets import as_digest, find_descriptor, find_digest, is_layout, split_place
 
 TYPE_CHECKING = False
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from fastcas.engine import Engine
 
 STREAM = "-"
+
+# So long, in seconds, a layout is waited for that another program is making. Who has named what never
+# becomes one waits as well, so that it isn't long.
+_PAUSES = (0.05, 0.2, 0.5)
 
 
 class Wrong(Exception):
@@ -88,25 +93,46 @@ def copy(
 
 
 def _is_new_layout(to: str, to_name: str | None, name: str | None, by_digest: bool) -> bool:
-    """Whether a layout is to be made there: nothing has that name, and no file is meant by it."""
-    if to == STREAM or os.path.lexists(to):
+    """Whether a layout is to be made there: nothing has that name, or what another is making, and no
+    file is meant by it."""
+    if to == STREAM:
         return False
-    if to.endswith("/"):
-        return True
-    return not to.endswith(".tar") and (name is None or (to_name is not None and not by_digest))
+    no_file = name is None or (to_name is not None and not by_digest)
+    if os.path.lexists(to):
+        return no_file and _is_begun(to)
+    return to.endswith("/") or (no_file and not to.endswith(".tar"))
+
+
+def _is_begun(path: str) -> bool:
+    try:
+        found = set(os.listdir(path))
+    except OSError:
+        return False
+    # The last of them has come meanwhile, or there is nothing yet but the others.
+    return LAYOUT_FILE in found or (BLOBS in found and found <= {BLOBS, INDEX_FILE})
 
 
 def _open_target(path: str) -> Engine:
     """The layout of that name, made where nothing is. What is put waits for the change of its index."""
     import fastcas
 
-    if not is_url(path):
-        way = fastcas.open if os.path.lexists(path) else fastcas.create
-        return way(path, durability="batch")
-    try:
-        return fastcas.open(path)
-    except fastcas.NotExistError:
-        return fastcas.create(path)
+    for pause in _PAUSES:
+        try:
+            if is_url(path) or os.path.lexists(path):
+                return fastcas.open(path, durability="batch")
+        except fastcas.NotExistError:
+            if not is_url(path):
+                raise
+        except fastcas.InvalidError as error:
+            if error.path is None or not error.path.endswith(f"/{LAYOUT_FILE}"):
+                raise
+            time.sleep(pause)  # another is making it, and that comes last
+            continue
+        try:
+            return fastcas.create(path, durability="batch")
+        except fastcas.ClobberError:
+            pass  # another was first
+    return fastcas.open(path, durability="batch")
 
 
 def _is_digest(name: str) -> bool:
