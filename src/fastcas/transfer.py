@@ -124,7 +124,7 @@ def _open_target(path: str) -> Engine:
             if not is_url(path):
                 raise
         except fastcas.InvalidError as error:
-            if error.path is None or not error.path.endswith(f"/{LAYOUT_FILE}"):
+            if not str(error.path).endswith(f"/{LAYOUT_FILE}"):
                 raise
             time.sleep(pause)  # another is making it, and that comes last
             continue
