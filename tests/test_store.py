@@ -41,7 +41,9 @@ from fastcas import (
     SizeMismatchError,
     UnsupportedError,
 )
+from fastcas.layout import LAYOUT_LIMIT
 from fastcas.many import Many
+from fastcas.model import INDEX_LIMIT
 from fastcas.store import bucket as requests
 from fastcas.store import conditions, ingest, location, sweep
 from fastcas.store.location import connect, hide, parse, secrets
@@ -1070,6 +1072,50 @@ def test_an_update_that_is_refused_is_made_again(store, url):
     assert len(store.get_index().manifests) == 2
 
 
+def test_retries_of_the_index_pause(store, url, monkeypatch):
+    """Each time twice as long at the most, so that the many who try don't keep each other from it."""
+    pauses = []
+    real = obstore.put
+
+    def put(client, key, content, **more):
+        if key == "x/index.json" and len(pauses) < 12:
+            raise PreconditionError("412")
+        return real(client, key, content, **more)
+
+    store.update_reference("v1", descriptor_of())
+    monkeypatch.setattr(requests.obstore, "put", put)
+    monkeypatch.setattr("fastcas.store.index.time.sleep", pauses.append)
+    monkeypatch.setattr("fastcas.store.index.random.uniform", lambda low, high: (low, high))
+    store.update_reference("v2", descriptor_of())
+    assert [low for low, _ in pauses] == [0] * 12
+    longest = [high for _, high in pauses]
+    assert longest[:3] == [0.01, 0.02, 0.04]
+    assert longest == sorted(longest)
+    assert longest[-1] == 1.0
+
+
+@pytest.mark.parametrize(("name", "limit"), [("oci-layout", LAYOUT_LIMIT), ("index.json", INDEX_LIMIT)])
+def test_a_document_that_is_too_large_is_not_read(store, url, monkeypatch, name, limit):
+    real = obstore.get
+
+    class Large:
+        def __init__(self, found):
+            self.meta = {**found.meta, "size": limit + 1}
+            self.attributes = found.attributes
+
+        def bytes(self):
+            raise AssertionError("it was read")
+
+    def get(client, key, *, options=None):
+        found = real(client, key, options=options)
+        return Large(found) if key == f"x/{name}" else found
+
+    monkeypatch.setattr(requests.obstore, "get", get)
+    with pytest.raises(InvalidError, match=r"limit|of that size") as caught:
+        fastcas.open(url).get_index()
+    assert caught.value.path == f"{url}/{name}"
+
+
 def test_a_server_that_keeps_failing_is_told(store, monkeypatch):
     real = obstore.put
 
@@ -1130,7 +1176,10 @@ def test_a_server_that_ignores_conditions_is_refused(url, store, ignoring):
     assert not found["stale if-match"]
     with fastcas.open(url) as again, pytest.raises(UnsupportedError):
         again.update_reference("v1", descriptor_of())
+    with fastcas.open(url) as again, pytest.raises(UnsupportedError):
+        again.put_index(again.get_index())
     with fastcas.open(url, config={"unsafe_index": True}) as again:
+        again.put_index(again.get_index())
         again.update_reference("v1", descriptor_of())
         assert again.list_references() == ["v1"]
 
@@ -1427,6 +1476,7 @@ def test_a_sweep_that_ended_long_ago_stops_nobody(store, url, monkeypatch):
     assert store.clean() == []
     monkeypatch.setattr("fastcas.store.engine._LEFT_BEHIND", -1)
     assert store.clean() == [".fastcas/gc/dead/step"]
+    assert not any(name.startswith(".fastcas/gc") for name in names(url))
 
 
 def test_sweeps_of_two_threads_are_two(store, url, monkeypatch):

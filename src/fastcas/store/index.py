@@ -85,6 +85,7 @@ class IndexObject:
         """Puts ``index`` in the place of the one that is there, whichever that is."""
         raw = _encode(index)
         self._check_turn()
+        self._conditions.check()
         self._bucket.put(INDEX_FILE, raw, nonce=os.urandom(16).hex())
 
     def update(self, function: Callable[[Index], Index | None]) -> Index:
