@@ -56,7 +56,7 @@ RANKS = [
     ["value"],
     ["wire"],
     ["jsonstyle"],
-    ["files"],
+    ["destination", "files"],
     ["digest"],
     ["results"],
     ["errors"],

@@ -11,12 +11,12 @@ from __future__ import annotations
 import errno
 import io
 import os
-import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastcas import jsonstyle
+from fastcas.destination import Destination
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError, NotExistError, SizeMismatchError
 from fastcas.files import open_to_others
@@ -72,7 +72,8 @@ def export_archive(
     behind. Equal content gives equal bytes: members are in order of their names, of one owner and
     without times. ``progress(done, total)`` counts the blobs' bytes.
 
-    A file appears at the path, or replaces one, when it is complete; a device or FIFO is written to.
+    A file appears at the path, or replaces one, when it is complete; a device or FIFO is written to, and
+    so is what is open as ``/dev/stdout`` or another descriptor.
     It is not synced. After an error an object has been given the beginning of an archive, which
     lacks its end and is refused by whoever reads it: a damaged blob is noticed when its end is read.
 
@@ -148,32 +149,14 @@ def _name_of_blob(digest: Digest) -> str:
 
 
 def _write_file(path: str, pieces: Iterator[bytes]) -> None:
-    # A link at the path stays; what it points to is replaced.
-    path = os.path.realpath(path)
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        mode = stat.S_IFREG
-    if not stat.S_ISREG(mode):
-        with open(path, "wb", buffering=_BUFFER) as file:
-            file.writelines(pieces)
-        return
-    temp = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.fastcas-part")
-    try:
-        with open(temp, "xb", buffering=_BUFFER, opener=_open_private) as file:
-            file.writelines(pieces)
-            file.flush()
-            open_to_others(file.fileno(), 0o666)
-        os.rename(temp, path)
-    finally:
-        try:
-            os.unlink(temp)
-        except FileNotFoundError:
-            pass
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    with Destination(path) as out:
+        with out.open() as fd:
+            with open(fd, "wb", buffering=_BUFFER, closefd=False) as file:
+                file.writelines(pieces)
+            if out.temp is not None:
+                open_to_others(fd, 0o666)
+        if out.temp is not None:
+            out.replace()
 
 
 def _write_all(target: Any, piece: bytes) -> None:
