@@ -87,6 +87,12 @@ class TestHelp:
         assert f"\n  fastcas {name} " in text or f" fastcas {name} " in text
         assert max(map(len, text.splitlines())) <= 80
 
+    @pytest.mark.parametrize("width", ["-1", "0", "1", "5", "20", "1000", "x"])
+    @pytest.mark.parametrize("command", [["--help"], ["cp", "--help"]])
+    def test_whatever_the_width(self, monkeypatch, command, width):
+        monkeypatch.setenv("COLUMNS", width)
+        assert "Options:" in call(*command).stdout
+
     def test_is_what_no_arguments_give(self):
         result = CliRunner().invoke(main, [])
         assert result.exit_code == 2
@@ -568,6 +574,25 @@ class TestErrors:
             result = run(*arguments, stdout=full, env=environment)
         message = f"fastcas: standard output: {os.strerror(errno.ENOSPC)}\n"
         assert (result.returncode, result.stderr.decode()) == (5, message)
+
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    @pytest.mark.parametrize("command", [["--help"], ["--version"], ["put", "--help"]])
+    def test_help_on_a_full_device_and_to_a_reader_that_left(self, command, unbuffered):
+        environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": unbuffered}
+        with open("/dev/full", "wb") as full:
+            result = run(*command, stdout=full, env=environment)
+        message = f"fastcas: {os.strerror(errno.ENOSPC)}\n"
+        assert (result.returncode, result.stderr.decode()) == (5, message)
+        receive, send = os.pipe()
+        os.close(receive)
+        with open(send, "wb") as pipe:
+            result = run(*command, stdout=pipe, env=environment)
+        assert (result.returncode, result.stderr) == (141, b"")
+
+    @pytest.mark.parametrize(("command", "code"), [([], 2), (["ls", "/nowhere"], 3), (["ls"], 2)])
+    def test_messages_that_no_one_can_be_shown(self, command, code):
+        with open("/dev/full", "wb") as full:
+            assert run(*command, stderr=full).returncode == code
 
     def test_closed_streams(self, image):
         command = f'exec "$0" -m fastcas "$@" {"{}"}'

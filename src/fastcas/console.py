@@ -40,7 +40,7 @@ def complain(message: str) -> None:
     try:
         print(f"fastcas: {printable(message)}", file=sys.stderr, flush=True)
     except OSError:
-        pass  # no one is there to be told; the exit code still says it
+        drop(sys.stderr)  # no one is there to be told; the exit code still says it
 
 
 def output() -> Any:
@@ -82,15 +82,15 @@ def flush() -> None:
 
 def refused(error: OSError) -> OSError:
     """The error of a write to standard output, saying so; nothing more is written there."""
-    drop_output()
+    drop(sys.stdout)
     return OSError(error.errno, error.strerror, "standard output")
 
 
-def drop_output() -> None:
-    """Point standard output nowhere, so that the interpreter's last flush can't complain."""
+def drop(stream: Any) -> None:
+    """Point a standard stream nowhere, so that the interpreter's last flush can't complain."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
     except (OSError, ValueError, AttributeError):
         pass
