@@ -424,6 +424,51 @@ class TestStat:
         call("stat", layout, target, code=4)
 
 
+class TestShortDigests:
+    """Of blobs that no index has: a config, a layer, a loose one."""
+
+    @pytest.mark.parametrize("what", ["config", "layer", "loose"])
+    @pytest.mark.parametrize(("start", "end"), [(0, 14), (0, 19), (7, 14), (7, 60)])
+    def test_of_any_blob(self, image, tmp_path, what, start, end):
+        layout = image["layout"]
+        with fastcas.open(layout) as cas:
+            digest = {**image, "loose": cas.put_blob(b"loose").digest}[what]
+            content = cas.read_blob(digest)
+        text = digest[start:end]
+        assert call("get", layout, text).stdout_bytes == content
+        assert answer("stat", layout, text) == {"digest": digest, "size": len(content)}
+        call("cp", f"{layout}:{text}", tmp_path / "out")
+        assert (tmp_path / "out").read_bytes() == content
+        assert answer("rm", layout, text) == {"deleted": [digest]}
+
+    @pytest.mark.parametrize("command", ["get", "stat", "rm"])
+    def test_of_several_and_of_none(self, layout, command):
+        folder = layout / "blobs" / "sha256"
+        one, two = (f"{'ab' * 31}{number}" for number in ("00", "11"))
+        for name in (one, two):
+            (folder / name).write_bytes(b"")
+        stderr = call(command, layout, "abababa", code=4).stderr
+        assert f"sha256:{one}, sha256:{two}" in stderr
+        call(command, layout, "sha256:ababab", code=4)
+        call(command, layout, "sha256:1234567", code=4)
+        assert call(command, layout, "ababab", code=4 if command == "rm" else 3)
+        assert sorted(os.listdir(folder)) == [one, two]
+
+    def test_the_index_comes_first(self, image):
+        layout = image["layout"]
+        text = image["manifest"][7:14]
+        (layout / "blobs" / "sha256" / text.ljust(64, "0")).write_bytes(b"")
+        assert answer("stat", layout, text)["digest"] == image["manifest"]
+        call("tag", layout, image["layer"][7:14], "v1")
+        assert answer("stat", layout, image["layer"][7:14])["digest"] == image["manifest"]
+        assert "begins 2 digests" in call("rm", layout, text, code=4).stderr
+
+    def test_tag(self, image):
+        call("untag", image["layout"], "v1")
+        short = image["manifest"][7:19]
+        assert answer("tag", image["layout"], "v2", short)["digest"] == image["manifest"]
+
+
 class TestCopy:
     @pytest.mark.parametrize("options", [[], ["--verify"], ["--link"]])
     def test_blob_out(self, image, tmp_path, options):
@@ -478,6 +523,22 @@ class TestChange:
     def test_remove_checks_all_digests_first(self, image):
         call("rm", image["layout"], image["layer"], "sha256:x", code=4)
         assert len(answer("ls", image["layout"])["blobs"]) == 3
+
+    @pytest.mark.parametrize("name", ["site:v2", "host:5000", "abcdef12"])
+    def test_remove_is_not_for_references(self, image, name):
+        call("tag", image["layout"], name, "v1")
+        stderr = call("rm", image["layout"], image["layer"], name, code=4).stderr
+        assert f"{name} is a reference" in stderr
+        assert "untag" in stderr
+        assert len(answer("ls", image["layout"])["blobs"]) == 3
+        assert "site:v3" in call("rm", image["layout"], "site:v3", code=3).stderr
+
+    def test_remove_of_an_algorithm_that_is_not_registered(self, image):
+        path = image["layout"] / "blobs" / "md5"
+        path.mkdir()
+        (path / "abc").write_bytes(b"")
+        assert answer("rm", image["layout"], "md5:abc") == {"deleted": ["md5:abc"]}
+        assert not (path / "abc").exists()
 
     @pytest.mark.parametrize("target", ["v1", "manifest"])
     def test_tag(self, image, target):

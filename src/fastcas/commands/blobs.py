@@ -28,7 +28,7 @@ from fastcas.console import (
     write,
 )
 from fastcas.facts import sized
-from fastcas.targets import describe_document, find_digest
+from fastcas.targets import describe_document, find_blob, find_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,10 +147,11 @@ def get(layout: str, target: str, file: str | None, platform: str | None, as_jso
     """Write a blob out, verified.
 
     The content is checked against its digest while it is read: damaged content ends with exit
-    code 1 and never with its last bytes. A reference's name in place of DIGEST gets what it names.
+    code 1 and never with its last bytes. The first seven or more digits of a DIGEST are enough. A
+    reference's name in its place gets what it names.
 
     \b
-    fastcas get image sha256:9f86d0... | tar t
+    fastcas get image sha256:9f86d081884c | tar t
     fastcas get image v1 --platform linux/arm64 -o manifest.json
     """
     from pathlib import Path
@@ -229,18 +230,16 @@ def stream_blobs(engine: Engine) -> None:
 def rm(layout: str, digests: tuple[str, ...], as_json: bool) -> None:
     """Delete blobs.
 
-    References to them stay. What isn't there counts as deleted, and isn't in the JSON. To remove
-    an image, untag it and let gc find what is unused.
+    References to them stay. A DIGEST may be the first seven or more digits of one; a whole one that
+    isn't there counts as deleted, and isn't in the JSON. To remove an image, untag it and let gc
+    find what is unused.
 
     \b
-    fastcas rm image sha256:9f86d081884c7d65...
+    fastcas rm image sha256:9f86d081884c
     """
-    from fastcas.digest import Digest
-
-    wanted = [Digest(text) for text in digests]
     deleted = []
     with open_layout(layout) as engine:
-        for digest in wanted:
+        for digest in [find_blob(engine, text) for text in digests]:
             there = digest in engine
             engine.delete_blob(digest)
             if there:
