@@ -141,6 +141,17 @@ class TestInit:
     def test_says_nothing_without_json(self, tmp_path):
         assert call("init", tmp_path / "image").output == ""
 
+    def test_url_of_an_unknown_scheme(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for command in (["init"], ["ls"], ["cp", "x:y"]):
+            assert "unknown scheme 'gcs'" in call(*command, "gcs://b/x", code=4).stderr
+        assert os.listdir() == []
+
+    def test_empty_path(self, layout, monkeypatch):
+        monkeypatch.chdir(layout)
+        call("stat", "", code=3)
+        call("init", "", code=4)
+
     def test_existing_path(self, tmp_path):
         assert str(tmp_path) in call("init", tmp_path, code=5).stderr
 

@@ -101,10 +101,11 @@ def test_credentials_in_a_url_are_refused_and_not_repeated():
     assert SECRET not in str(caught.value)
 
 
-def test_other_schemes_are_paths(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(NotExistError):
-        fastcas.open("http://x/y")
+def test_other_schemes_are_refused(tmp_path):
+    for url in ("http://x/y", "S3://AKID:" + SECRET + "@bucket/x"):
+        with pytest.raises(InvalidError, match="unknown scheme") as caught:
+            fastcas.open(url)
+        assert SECRET not in str(caught.value)
     with pytest.raises(InvalidError):
         fastcas.open(tmp_path, config={})
 
