@@ -493,8 +493,13 @@ class TestCopy:
     def test_by_name_and_into_a_folder(self, image, tmp_path):
         folder = tmp_path / "folder"
         folder.mkdir()
-        assert call("cp", f"{image['layout']}:v1", folder).output == ""
+        result = call("cp", f"{image['layout']}:v1", folder)
         assert (folder / image["manifest"][7:]).read_bytes() == image["raw"]
+        assert result.stdout == ""
+        assert f"wrote the manifest of v1 to {folder}/{image['manifest'][7:]}" in result.stderr
+        assert f"{folder} is no layout" in result.stderr
+        assert call("cp", f"{image['layout']}:{image['manifest']}", folder).output == ""
+        assert f"{folder} is no layout" in call("cp", image["layout"], folder, code=2).stderr
 
     def test_verified(self, image, tmp_path):
         corrupt(image["layout"], image["layer"])
@@ -817,6 +822,14 @@ class TestTerminal:
         )  # fmt: skip
         assert result.returncode == 0
         assert terminal.text() == ""
+
+    def test_a_manifest_that_becomes_a_file(self, image, terminal, tmp_path):
+        out = tmp_path / "out"
+        for name in ("v1", image["manifest"], image["manifest"][7:14]):
+            run("cp", f"{image['layout']}:{name}", out, stderr=terminal.program)
+        message = f"fastcas: wrote the manifest of v1 to {out}: for a layout, {out}/\r\n"
+        assert terminal.text() == message
+        assert run("cp", f"{image['layout']}:v1", out).stderr == b""
 
     def test_sizes_for_people(self, image, terminal):
         for arguments in (["ls"], ["refs"], ["put", "-"], ["put", "-", "/dev/null"]):
