@@ -17,8 +17,9 @@ from click.testing import CliRunner
 
 import fastcas
 import fastcas.__main__
-from fastcas.cli import MODULES, SECTIONS, main
+from fastcas.cli import MODULES, SECTIONS, describe, main
 from fastcas.console import human, printable
+from fastcas.errors import InvalidError
 from fastcas.model import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST
 from fastcas.targets import split_place
 from shell import (
@@ -628,6 +629,31 @@ class TestErrors:
         call("ls", code=2)
         call("ls", "a", "--colour", code=2)
 
+    @pytest.mark.parametrize(
+        "command", [["refs"], ["gc"], ["scrub"], ["tag", "a", "v1"], ["get", "v1"], ["cp", "-"]]
+    )
+    def test_a_broken_index_is_named(self, image, command):
+        index = image["layout"] / "index.json"
+        index.write_bytes(b"{")
+        name, *rest = command
+        stderr = call(name, image["layout"], *rest, code=4).stderr
+        assert stderr.startswith(f"fastcas: {index}: not valid JSON: ")
+
+    @pytest.mark.parametrize(
+        ("message", "shown"),
+        [
+            ("index: bad", "/x/image/index.json: bad"),
+            ("index.json: not a regular file", "/x/image/index.json: not a regular file"),
+            ("'/x/image': no index", "'/x/image': no index"),
+            ("something: else", "/x/image/index.json: something: else"),
+            ("bad", "/x/image/index.json: bad"),
+        ],
+    )
+    def test_the_path_stands_in_the_message_once(self, message, shown):
+        assert describe(InvalidError(message, path="/x/image/index.json")) == shown
+        assert describe(InvalidError(message, path="/x/image/index.json", digest=ABSENT)) == message
+        assert describe(InvalidError(message)) == message
+
     def test_defects_of_the_program_are_not_hidden(self, layout, monkeypatch):
         monkeypatch.setattr(fastcas.DirEngine, "clean", lambda self: 1 / 0)
         result = CliRunner().invoke(main, ["clean", str(layout)])
@@ -850,13 +876,36 @@ class TestNames:
             stream.write(b"content")
         result = run("put", layout, file, "--json")
         source = json.loads(result.stdout)["blobs"][0]["source"]
-        assert os.fsencode(source) == file
+        assert source == f"{tmp_path}/caf\\xe9\n"
         result = run("put", layout, file, "/dev/null", stdout=terminal.program)
         assert result.returncode == 0
         assert f"{tmp_path}/caf\\xe9\\n" in terminal.text()
         result = run("put", layout, file + b"-")
         assert result.returncode == 3
         assert result.stderr.decode().startswith(f"fastcas: {tmp_path}/caf\\xe9\\n-: ")
+
+    def test_not_utf8_in_json_and_messages(self, layout, tmp_path):
+        name = b"b\xff\xf0\x9f\x98\x80"  # which ends with a character outside of UTF-16's first plane
+        os.mkdir(os.fsencode(tmp_path) + b"/" + name)
+        file = os.fsencode(tmp_path) + b"/" + name + b"/" + name
+        with open(file, "wb"):
+            pass
+        shown = "b\\xff\U0001f600"
+        result = run("put", "--json", layout, name, cwd=os.path.dirname(file))
+        assert json.loads(result.stdout)["blobs"][0]["source"] == shown
+        assert b"\\udcff" not in result.stdout
+        for command, code in (
+            (["ls", file], 4),
+            (["build", layout, "/dev/null", "--tag", "a", "--env", b"A=" + name], 2),
+            (["build", layout, layout, "--tag", "a", "--user", name], 4),
+            (["artifact", layout, file, "--tag", "a", "--type", "a/b"], 4),
+            (["artifact", layout, os.path.dirname(file), "--tag", "a", "--type", "a/b"], 4),
+        ):
+            result = run(*command)
+            message = result.stderr.decode()
+            assert result.returncode == code, message
+            assert shown in message
+            assert "UTF-8" in message or command[0] == "ls"
 
     def test_layout_with_odd_names(self, tmp_path):
         for name in (b"img[12]", b"a b", b"caf\xe9"):

@@ -204,7 +204,22 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, FastCASError):
         reason = error.strerror or str(error)
         return f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason
-    return str(error)
+    path = getattr(error, "path", None)
+    # Whoever asks for a digest knows of which layout.
+    if not path or getattr(error, "digest", None):
+        return str(error)
+    return place(str(error), os.fsdecode(path))
+
+
+def place(message: str, path: str) -> str:
+    """The message, with the path that it is about; most have it, or the layout's, others begin with a
+    name in the layout."""
+    folder = os.path.dirname(path) if os.path.isabs(path) else ""
+    if any(known in message or repr(known) in message for known in (path, folder) if len(known) > 1):
+        return message
+    name, _, rest = message.partition(": ")
+    named = name in ("archive", "index") or path.endswith(f"/{name}")
+    return f"{path}: {rest if named and rest else message}"
 
 
 @click.group(

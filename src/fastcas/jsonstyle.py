@@ -278,7 +278,7 @@ def encode_string(value: str) -> bytes:
     try:
         text = msgspec.json.encode(value if type(value) is str else str.__str__(value))
     except UnicodeEncodeError:
-        raise InvalidError(f"lone surrogate in {shorten(value)}") from None
+        raise InvalidError(f"{shorten(value)} isn't UTF-8: lone surrogate") from None
     if b"<" in text or b">" in text or b"&" in text:
         text = text.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
     if b"\xe2\x80" in text:

@@ -63,6 +63,10 @@ class Pair(click.ParamType):  # type: ignore[type-arg]
         key, equals, text = value.partition("=")
         if not equals or not key:
             self.fail(f"{value!r} is not KEY=VALUE.", param, ctx)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value!r} isn't UTF-8.", param, ctx)
         return key, text
 
 

@@ -41,7 +41,6 @@ _LAYOUT_BYTES = b'{"imageLayoutVersion":"1.0.0"}\n'
 _LAYOUT_LIMIT = 64 << 10
 _CHUNK = 256 << 10
 _BUFFER = 64 << 10
-_MAGIC = 4  # bytes that tell a compression
 _MOST_LEFT_OUT = 100
 
 
@@ -199,7 +198,11 @@ def import_archive(
     """
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb", buffering=_BUFFER) as file:
-            found = _unpack(engine, _read_plain(file.read), progress)
+            try:
+                found = _unpack(engine, _read_plain(file.read), progress)
+            except InvalidError as error:
+                error.path = error.path or source
+                raise
     elif hasattr(source, "read") and not isinstance(source, io.TextIOBase):
         found = _unpack(engine, _read_plain(source.read), progress)
     else:
@@ -231,16 +234,20 @@ def _read_plain(read: Callable[[int], Any]) -> Callable[[int], Any]:
     """What reads the tar itself, which may be compressed."""
     stream = tar.Stream(read)
     first = b""
-    while len(first) < _MAGIC and (more := stream.read_some(_MAGIC - len(first))):
+    while len(first) < tar.BLOCK and (more := stream.read_some(tar.BLOCK - len(first))):
         first += more
     pushed = _Pushed(first, stream.read_some)
     if sniff(first).name == "none":
+        if not tar.is_tar_header(first):
+            raise InvalidError("no archive of a layout: neither a tar nor one that is compressed")
         return pushed.read
     return decompress(pushed).read
 
 
 class _Found:
-    """What an archive had, as far as it was read."""
+    """What an archive had, as far as it was read; ``index`` once it was to its end."""
+
+    index: Index
 
     def __init__(self) -> None:
         self.blobs: set[str] = set()
@@ -248,8 +255,7 @@ class _Found:
         self.left_out: list[str] = []
         self.documents: dict[str, bytes] = {}
 
-    @property
-    def index(self) -> Index:
+    def read_index(self) -> None:
         layout = self.documents.get(_LAYOUT)
         if layout is None or _INDEX not in self.documents:
             lacking = _LAYOUT if layout is None else _INDEX
@@ -260,7 +266,7 @@ class _Found:
             raise InvalidError(
                 f"archive: {_LAYOUT}: imageLayoutVersion must be 1.0.0, not {shorten(version)}"
             )
-        return Index.from_json(self.documents[_INDEX], what=f"archive: {_INDEX}")
+        self.index = Index.from_json(self.documents[_INDEX], what=f"archive: {_INDEX}")
 
 
 def _unpack(engine: Engine, read: Callable[[int], Any], progress: Progress | None) -> _Found:
@@ -291,6 +297,7 @@ def _unpack(engine: Engine, read: Callable[[int], Any], progress: Progress | Non
                 progress(found.bytes, None)
         elif len(found.left_out) < _MOST_LEFT_OUT:
             found.left_out.append(name)
+    found.read_index()
     return found
 
 
