@@ -18,6 +18,7 @@ from click.testing import CliRunner
 import fastcas
 import fastcas.__main__
 from fastcas.cli import MODULES, SECTIONS, describe, main
+from fastcas.commands import blobs
 from fastcas.console import human, printable
 from fastcas.errors import InvalidError
 from fastcas.model import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST
@@ -185,7 +186,8 @@ class TestPut:
 
     def test_unknown_algorithm(self, layout, tmp_path):
         (tmp_path / "a").write_bytes(b"content")
-        assert "md4711" in call("put", layout, tmp_path / "a", "--algorithm", "md4711", code=4).stderr
+        for name in ("md4711", "md5"):
+            assert name in call("put", layout, tmp_path / "a", "--algorithm", name, code=2).stderr
 
     def test_expected_digest(self, layout, tmp_path):
         (tmp_path / "a").write_bytes(b"content")
@@ -193,6 +195,23 @@ class TestPut:
         assert ABSENT in result.stderr
         assert answer("ls", layout) == {"blobs": []}
         call("put", layout, tmp_path / "a", "--expect", digest_of(b"content"))
+
+    def test_total_of_the_progress(self, layout, tmp_path, monkeypatch):
+        totals = []
+
+        class Watch(blobs.Progress):
+            def __init__(self, what, *, total):
+                super().__init__(what, total=total)
+                totals.append(total)
+
+        monkeypatch.setattr(blobs, "Progress", Watch)
+        monkeypatch.setattr(blobs, "on_terminal", lambda stream: True)
+        for name, size in (("a", 5), ("b", 7)):
+            (tmp_path / name).write_bytes(bytes(size))
+        call("put", layout, tmp_path / "a", tmp_path / "b")
+        call("put", layout, tmp_path / "a", "/dev/null")
+        call("put", layout, tmp_path / "a", tmp_path / "absent", code=3)
+        assert totals == [12, None, None]
 
     def test_standard_input(self, layout):
         content = os.urandom(3 * MIB + 17)
@@ -294,8 +313,8 @@ class TestPutCompressed:
     def test_errors(self, layout, tmp_path):
         (tmp_path / "a").touch()
         call("put", layout, tmp_path / "a", "--level", "3", code=2)
-        call("put", layout, tmp_path / "a", "--compress", "lz4711", code=4)
-        call("put", layout, tmp_path / "a", "--compress", "gzip", "--level", "10", code=4)
+        call("put", layout, tmp_path / "a", "--compress", "lz4711", code=2)
+        call("put", layout, tmp_path / "a", "--compress", "gzip", "--level", "10", code=2)
         assert answer("ls", layout) == {"blobs": []}
 
 

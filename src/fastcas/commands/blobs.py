@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 
 import click
 
 from fastcas.commands.options import (
+    ALGORITHM,
     as_json,
     check_level,
     compress_options,
@@ -46,6 +49,7 @@ CHUNK = 1 << 20
 @click.option("--expect", metavar="DIGEST", help="Store FILE only if it has this digest.")
 @click.option(
     "--algorithm",
+    type=ALGORITHM,
     metavar="NAME",
     default="sha256",
     show_default=True,
@@ -98,9 +102,10 @@ def put(
 
     sources = [standard_input() if name == "-" else Path(name) for name in files]
     what = files[0] if len(files) == 1 else f"{len(files)} files"
+    shown = "standard input" if what == "-" else what
     stored: list[Any]
     with open_layout(layout, durability) as engine:
-        with Progress("standard input" if what == "-" else what) as progress:
+        with Progress(shown, total=total_size(files)) as progress:
             if len(sources) > 1 and compress is None:
                 stored = list(engine.put_blobs(sources, algorithm=algorithm, progress=progress))
             else:
@@ -133,6 +138,20 @@ def put(
             say(f"{blob.digest} {human(blob.size):>8}{source}")
         else:
             say(blob.digest)
+
+
+def total_size(files: tuple[str, ...]) -> int | None:
+    """What the files have together; None where one is no regular file, or someone else's to refuse."""
+    total = 0
+    for name in files if on_terminal(sys.stderr) else ():
+        try:
+            facts = os.stat(name)
+        except OSError:
+            return None
+        if name == "-" or not stat.S_ISREG(facts.st_mode):
+            return None
+        total += facts.st_size
+    return total
 
 
 @click.command()
