@@ -232,7 +232,7 @@ def test_a_url_of_another_scheme_is_no_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for url in ("gcs://b/x", "S3://b/x", "https://b.example/x", "a+b-c.9://", "file:///b"):
         for way in (fastcas.create, fastcas.open):
-            with pytest.raises(InvalidError, match="unknown scheme .*: s3, az, gs, memory; .*/" + url[:1]):
+            with pytest.raises(InvalidError, match="s3, az, gs, memory"):
                 way(url)
         assert os.listdir() == []
     for path in ("./gcs://b", "9s://b", "a_b://c", "\u00e9://c", "://x", Path("gcs://p")):

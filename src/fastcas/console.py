@@ -35,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def _unescape(message: str) -> str:
-    """Bytes of file names that aren't UTF-8 as ``printable`` shows them, also where repr() was first."""
+    """Bytes of names that aren't UTF-8 as ``printable`` shows them, also where repr() came first."""
     if "\\udc" not in message:
         return message
     import re

@@ -92,7 +92,7 @@ class Destination:
 
 def _find_descriptor(path: str) -> str | None:
     """The link in /proc through which ``path`` leads to something that is open; None if it doesn't.
-    Such a link can't be read as a path: what it stands for may have none, or another file has it now."""
+    Such a link can't be read as a path: what it stands for may have none, or another has it now."""
     for _ in range(_MOST_LINKS):
         folder = os.path.realpath(os.path.dirname(path))
         path = os.path.join(folder, os.path.basename(path))

@@ -78,7 +78,7 @@ def find_digest(engine: Engine, target: str, platform: str | None = None) -> str
 
 
 def find_blob(engine: Engine, target: str) -> str:
-    """The digest that a DIGEST of the command line means where only a blob can be meant: a whole digest,
+    """The digest that a DIGEST of the command line means where only a blob can be meant: a whole one,
     which needn't be stored, or the beginning of one that is. A reference is refused."""
     from fastcas.digest import Digest
     from fastcas.errors import InvalidError, NotExistError

@@ -71,10 +71,10 @@ def export_archive(
     behind. Equal content gives equal bytes: members are in order of their names, of one owner and
     without times. ``progress(done, total)`` counts the blobs' bytes.
 
-    A file appears at the path, or replaces one, when it is complete; a device or FIFO is written to, and
-    so is what is open as ``/dev/stdout`` or another descriptor.
-    It is not synced. After an error an object has been given the beginning of an archive, which
-    lacks its end and is refused by whoever reads it: a damaged blob is noticed when its end is read.
+    A file appears at the path, or replaces one, when it is complete; a device or FIFO is written to,
+    and so is what is open as ``/dev/stdout`` or another descriptor. It is not synced.
+    After an error an object has been given the beginning of an archive, which lacks its end and is
+    refused by whoever reads it: a damaged blob is noticed when its end is read.
 
     Raises as ``copy_image`` does, InvalidError for a platform of the whole index, and OSError from
     the target.
