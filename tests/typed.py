@@ -34,3 +34,28 @@ def engines(path: os.PathLike[str], config: dict[str, Any], some: dict[str, Any]
     fastcas.open(path, config=config)  # type: ignore[call-overload]
     fastcas.open(b"image")  # type: ignore[call-overload]
     fastcas.create(5)  # type: ignore[call-overload]
+
+
+def values(descriptor: fastcas.Descriptor, index: fastcas.Index, config: fastcas.Config) -> None:
+    assert_type(descriptor.size, int)
+    assert_type(descriptor.digest, fastcas.Digest)
+    assert_type(descriptor.platform, fastcas.Platform | None)
+    assert_type(index.manifests, tuple[fastcas.Descriptor, ...])
+    assert_type(descriptor.replace(size=5), fastcas.Descriptor)
+
+    descriptor.size = 5  # type: ignore[assignment]
+    index.manifests = ()  # type: ignore[assignment]
+    config.architecture = "arm64"  # type: ignore[assignment]
+    descriptor.kind = 5  # type: ignore[assignment]
+
+
+def readers(cas: fastcas.Engine, descriptor: fastcas.Descriptor) -> None:
+    for reader in (
+        cas.get_blob(descriptor.digest),
+        cas.get_verified_blob(descriptor),
+        cas.get_plain_blob(descriptor),
+    ):
+        assert_type(reader.read(), bytes)
+        assert_type(reader.read(None), bytes)
+        assert_type(reader.readall(), bytes)
+        assert_type(reader.readinto(bytearray(5)), int)
