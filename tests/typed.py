@@ -6,13 +6,21 @@ A hint that became wider fails an ``assert_type``; one that became too wide to r
 
 from __future__ import annotations
 
+from array import array
+from gzip import GzipFile
+from io import BytesIO
+from mmap import mmap
+from pathlib import Path
+from tempfile import NamedTemporaryFile, SpooledTemporaryFile
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 import fastcas
 
 if TYPE_CHECKING:
     import os
-    from typing import Any
+    import socket
+    from typing import IO, Any, BinaryIO
 
     from typing_extensions import assert_type
 
@@ -59,3 +67,70 @@ def readers(cas: fastcas.Engine, descriptor: fastcas.Descriptor) -> None:
         assert_type(reader.read(None), bytes)
         assert_type(reader.readall(), bytes)
         assert_type(reader.readinto(bytearray(5)), int)
+
+
+class Readinto:
+    def readinto(self, buffer: memoryview) -> int:
+        return 0
+
+
+class Read:
+    def read(self, size: int = -1) -> bytes:
+        return b""
+
+
+def puts(
+    cas: fastcas.Engine,
+    layout: fastcas.DirEngine,
+    bucket: fastcas.StoreEngine,
+    some: str | None,
+    path: os.PathLike[str] | os.PathLike[bytes],
+    stream: BinaryIO,
+    pipe: IO[bytes],
+    connection: socket.socket,
+) -> None:
+    assert_type(cas.put_blob(b"content"), fastcas.PutResult)
+    assert_type(cas.put_blob(b"content", compress=some), fastcas.PutResult)
+    assert_type(cas.put_blob(b"content", compress="gzip"), fastcas.CompressedPutResult)
+    assert_type(layout.put_blob(path, compress="zstd", level=5).diff_id, fastcas.Digest)
+    assert_type(bucket.put_blob(path, compress="gzip", algorithm="sha512").plain_size, int)
+    assert_type(layout.put_blob(path, expected_size=5), fastcas.PutResult)
+    assert_type(bucket.put_blob(path, progress=lambda done, total: None), fastcas.PutResult)
+    assert_type(cas.put_blobs([b"content", path, stream]), list[fastcas.PutResult])
+
+    cas.put_blob(bytearray(b"content"))
+    cas.put_blob(memoryview(b"content"))
+    cas.put_blob(array("I"))
+    cas.put_blob(mmap(-1, 5))
+    cas.put_blob(Path("file"))
+    cas.put_blob(stream)
+    cas.put_blob(pipe)
+    cas.put_blob(connection)
+    cas.put_blob(BytesIO())
+    cas.put_blob(open("file", "rb"))
+    cas.put_blob(open("file", "rb", buffering=0))
+    cas.put_blob(GzipFile("file.gz"))
+    cas.put_blob(NamedTemporaryFile())
+    cas.put_blob(SpooledTemporaryFile())
+    cas.put_blob(urlopen("https://example.com"))
+    cas.put_blob(Readinto())
+    cas.put_blob(Read())
+    cas.put_blob([b"con", bytearray(b"tent")])
+    cas.put_blob(piece for piece in (b"con", b"tent"))
+    cas.put_blob(cas.get_blob("sha256:"))
+    layout.put_blobs(Path("folder").iterdir())
+    bucket.put_blobs(iter([stream]))
+
+    cas.put_blob("content")  # type: ignore[arg-type]
+    cas.put_blob(5)  # type: ignore[call-overload]
+    cas.put_blob(None)  # type: ignore[call-overload]
+    cas.put_blob(open("file"))  # type: ignore[arg-type]
+    cas.put_blob(["content"])  # type: ignore[list-item]
+    cas.put_blob([5])  # type: ignore[list-item]
+    cas.put_blob(b"content", expected=5)  # type: ignore[call-overload]
+    layout.put_blob("content", compress="gzip")  # type: ignore[arg-type]
+    bucket.put_blob("content")  # type: ignore[arg-type]
+    cas.put_blobs(b"content")  # type: ignore[arg-type]
+    cas.put_blobs("content")  # type: ignore[arg-type]
+    layout.put_blobs(["content"])  # type: ignore[list-item]
+    bucket.put_blobs([Path("file"), 5])  # type: ignore[list-item]

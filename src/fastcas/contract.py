@@ -15,15 +15,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
-    from typing import Any
+    from typing import Any, TypedDict, overload
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from fastcas.model import Index
     from fastcas.reader import BlobReader
-    from fastcas.results import BlobInfo, PutResult, StoredBlob, Swept
+    from fastcas.results import BlobInfo, CompressedPutResult, PutResult, StoredBlob, Swept
+    from fastcas.source import BlobSource
 
     Progress = Callable[[int, int | None], object]
+
+    class PutOptions(TypedDict, total=False):
+        """What ``put_blob`` takes besides a source and its compression."""
+
+        algorithm: str
+        expected_digest: str | None
+        expected_size: int | None
+        verify_existing: bool
+        progress: Progress | None
 
 
 class _NothingToSay:
@@ -59,6 +69,29 @@ class Contract(ABC):
     def durability(self) -> str:
         """ "full", "batch", "syncfs" or "none": see ``fastcas.open``."""
 
+    if TYPE_CHECKING:
+
+        @overload
+        @abstractmethod
+        def put_blob(
+            self,
+            source: BlobSource,
+            *,
+            compress: str,
+            level: int | None = None,
+            **options: Unpack[PutOptions],
+        ) -> CompressedPutResult: ...
+        @overload
+        @abstractmethod
+        def put_blob(
+            self,
+            source: BlobSource,
+            *,
+            compress: str | None = None,
+            level: int | None = None,
+            **options: Unpack[PutOptions],
+        ) -> PutResult: ...
+
     @abstractmethod
     def put_blob(
         self,
@@ -75,7 +108,8 @@ class Contract(ABC):
         """Stores the content of ``source``; returns its (digest, size in bytes).
 
         ``source`` is a bytes-like object, a path object, a binary file or socket (read from where it
-        stands to its end), an object with ``readinto`` or ``read``, or an iterable of bytes-likes.
+        stands to its end), an object with ``readinto`` or ``read``, or an iterable of bytes-likes: to
+        type checkers a ``fastcas.source.BlobSource``.
         ``algorithm`` names the digest; that of ``expected_digest`` wins over the default.
         ``expected_digest`` and ``expected_size`` (bytes) are checked before anything is published.
         ``verify_existing`` reads a stored blob of the same digest again before it is taken as good;

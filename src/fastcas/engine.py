@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastcas.model import Descriptor, Platform
     from fastcas.reader import BlobReader
     from fastcas.results import BlobInfo, GCReport, ParsedBlob, PutResult, ScrubReport
+    from fastcas.source import BlobSource
 
 #: What read_blob reads into memory unless told otherwise, in bytes.
 READ_LIMIT = 4 << 20
@@ -40,7 +41,11 @@ class Engine(Contract):
     """
 
     def put_blobs(
-        self, sources: Iterable[Any], *, algorithm: str = "sha256", progress: Progress | None = None
+        self,
+        sources: Iterable[BlobSource],
+        *,
+        algorithm: str = "sha256",
+        progress: Progress | None = None,
     ) -> list[PutResult]:
         """Stores many sources; returns their PutResults in order. All are durable on return, unless
         ``durability`` is "none".
