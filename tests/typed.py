@@ -134,3 +134,21 @@ def puts(
     cas.put_blobs("content")  # type: ignore[arg-type]
     layout.put_blobs(["content"])  # type: ignore[list-item]
     bucket.put_blobs([Path("file"), 5])  # type: ignore[list-item]
+
+
+def documents(
+    cas: fastcas.Engine,
+    descriptor: fastcas.Descriptor,
+    index: fastcas.Index,
+    either: fastcas.Index | fastcas.Manifest,
+) -> None:
+    def same(descriptor: fastcas.Descriptor) -> fastcas.Descriptor:
+        return descriptor
+
+    assert_type(cas.map_descriptors(index, same), fastcas.Index)
+    assert_type(cas.map_descriptors(either, same), fastcas.Index | fastcas.Manifest)
+    assert_type(cas.map_descriptors(descriptor, same), fastcas.Descriptor)
+    assert_type(cas.map_descriptors(b"content", same), bytes)
+    assert_type(cas.read_descriptor(descriptor).raw, bytes)
+
+    cas.map_descriptors(index, lambda descriptor: None)  # type: ignore[arg-type, return-value]

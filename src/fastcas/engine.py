@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Any
+    from typing import Any, TypeVar
 
     from fastcas.contract import Progress
     from fastcas.digest import Digest
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fastcas.reader import BlobReader
     from fastcas.results import BlobInfo, GCReport, ParsedBlob, PutResult, ScrubReport
     from fastcas.source import BlobSource
+
+    T = TypeVar("T")
 
 #: What read_blob reads into memory unless told otherwise, in bytes.
 READ_LIMIT = 4 << 20
@@ -243,12 +245,14 @@ class Engine(Contract):
 
         return walk.walk(self, descriptor, visit)
 
-    def map_descriptors(self, document: Any, function: Callable[[Descriptor], Descriptor]) -> Any:
+    def map_descriptors(self, document: T, function: Callable[[Descriptor], Descriptor]) -> T:
         """A new document with ``function(descriptor)`` in the place of each descriptor of an Index
-        or Manifest; all else stays, unknown fields too. Other documents are returned as they are."""
+        or Manifest, and of a Descriptor itself; all else stays, unknown fields too. Other documents are
+        returned as they are."""
         from fastcas.image import walk
 
-        return walk.map_descriptors(document, function)
+        mapped: T = walk.map_descriptors(document, function)
+        return mapped
 
     def referrers(self, digest: str, *, artifact_type: str | None = None) -> list[Descriptor]:
         """The manifests whose subject is ``digest``, as descriptors with their annotations and
