@@ -39,7 +39,17 @@ def too_large(digest: Digest, size: int, limit: int) -> InvalidError:
 class Engine(Contract):
     """A content-addressable store of OCI images: blobs by digest, one index, and what is made of them.
 
-    See ``Contract`` for what holds for every method.
+    Digests may be given as Digest or str; a str is validated before anything else happens
+    (InvalidError). Every method raises ClosedError after ``close``, and OSError, with errno and
+    file name, for what the system refuses. ``progress`` is called as ``progress(done, total)``
+    about once a MiB, with bytes; total is None where it isn't known. Engines are context managers,
+    thread-safe and picklable.
+
+    ``capabilities``, a frozenset of str, says what an engine has beyond what every one must:
+    "checksums" (recorded by puts, for quick scrub), "descriptors" (readers have ``fileno``), "files"
+    (what is no blob can stand in a blob's place), "fork" (a forked child may use it), "locks" (nobody
+    comes between in an update of the index, whose function is called once), "outlives" (a reader goes
+    on when its blob is removed).
     """
 
     def put_blobs(
