@@ -76,7 +76,7 @@ def check_bytes(raw: bytes, *, limit: int, what: str) -> bytes:
 
 
 def compact(raw: bytes | msgspec.Raw) -> bytes | msgspec.Raw:
-    """``raw``, which is valid, without blanks between its tokens; strings and numbers stay as they are."""
+    """``raw``, which is valid, without blanks between tokens; strings and numbers stay as they are."""
     content = bytes(raw)
     # Most have none, and to go through all of it takes ten times as long as to look for one.
     if content[:1] in (b"[", b"{") and any(blank in content for blank in _BLANKS):
