@@ -148,14 +148,15 @@ class Ingest:
         return True
 
     def _put_known(self, source: Source, put: Put, digest: Digest, size: int) -> tuple[Digest, int]:
+        if self.claim(digest, size, put.verify_existing):
+            found = put.hash(source)
+            put.tell(size)
+            return found
         with self._memory.take(_MEMORY, wait=_is_file(source)) as taken:
-            if not taken:
-                return self._put_gathered(source, put)
-            if self.claim(digest, size, put.verify_existing):
-                found = put.hash(source)
-                put.tell(size)
-                return found
-            self._send(source, put, digest, size)
+            if taken:
+                self._send(source, put, digest, size)
+        if not taken:
+            return self._put_gathered(source, put)
         put.tell(size)
         return digest, size
 
