@@ -857,8 +857,8 @@ def test_case_35_unknown_fields_survive(layout):
             '"last":"\\u00e9"',
             '"artifactType":"x/y"',
         ):
-            assert kept in text
-        assert f'"subject":{second}' in text
+            assert kept.replace(" ", "") in text
+        assert f'"subject":{second}'.replace(" ", "") in text
         document = json.loads(text)
         assert "mediaType" not in document
         assert [m["digest"] for m in document["manifests"]] == [
@@ -866,7 +866,7 @@ def test_case_35_unknown_fields_survive(layout):
             digest_of(b"123"),
             digest_of(b"{}"),
         ]
-        assert third not in text
+        assert third.replace(" ", "") not in text
         # The descriptor that is tagged again takes its own unknown fields along.
         entry = cas.get_index().manifests[1]
         cas.update_reference("data", entry)

@@ -1,5 +1,6 @@
 """index.json: what must never be written."""
 
+import json
 import os
 from types import SimpleNamespace
 
@@ -82,6 +83,27 @@ def test_an_update_returns_what_will_be_read(tmp_path, change, count):
         for one, other in zip((written, *written.manifests), (read, *read.manifests), strict=True):
             assert (one, one.raw, one.extra) == (other, other.raw, other.extra)
             assert one.to_json() == other.to_json()
+
+
+@pytest.mark.parametrize(
+    "style", [{"indent": 3}, {"separators": (" , ", ":\t")}], ids=["indented", "spaced"]
+)
+def test_an_index_of_another_style_is_written_compact(tmp_path, style):
+    text = "a,  b : [ ]"
+    value = {
+        "schemaVersion": 2,
+        "manifests": [{**json.loads(entry(1).to_json()), "unknown": {"a": [1, {}]}}],
+        "unknown": [1.5, text],
+        "annotations": {"title": text},
+    }
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        (tmp_path / "image" / "index.json").write_text(json.dumps(value, **style))
+        for name in ("v1", "v2"):
+            cas.update_reference(name, entry(2))
+            names = {"org.opencontainers.image.ref.name": name}
+            value["manifests"].append({**json.loads(entry(2).to_json()), "annotations": names})
+            compact = json.dumps(value, separators=(",", ":")) + "\n"
+            assert (tmp_path / "image" / "index.json").read_text() == compact
 
 
 def test_an_entry_that_is_too_deep_in_the_index_isnt_written(tmp_path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, overload
 
 import msgspec
 from msgspec import UNSET
@@ -18,6 +18,9 @@ from msgspec import UNSET
 from fastcas import jsonstyle, wire
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError
+
+if TYPE_CHECKING:
+    from typing_extensions import Never
 
 __all__ = [
     "Annotations",
@@ -58,6 +61,10 @@ class Field(Generic[_T]):
     def __get__(self, value: Value, owner: type) -> _T: ...
     def __get__(self, value: Value | None, owner: type) -> Any:
         return self if value is None else self.read(value)
+
+    if TYPE_CHECKING:
+        # Values refuse it themselves.
+        def __set__(self, value: Value, given: Never) -> None: ...
 
     def read(self, value: Value) -> Any:
         found = getattr(value._fields, self.name)
@@ -270,8 +277,9 @@ class Value(jsonstyle.Encodable):
     def replace(self: _ValueT, **changes: Any) -> _ValueT:
         """A copy with these attributes changed; None removes an optional one.
 
-        All else keeps its exact bytes, unknown fields too.  Raises InvalidError naming the field,
-        TypeError for an attribute that doesn't exist.
+        All else keeps its exact bytes, unknown fields too, but for blanks between tokens, which
+        ``to_json`` leaves out then.  Raises InvalidError naming the field, TypeError for an attribute
+        that doesn't exist.
         """
         if not changes:
             return self
@@ -326,7 +334,7 @@ class Value(jsonstyle.Encodable):
         members = self._encode_new() if self._source is None else self._encode_changed()
         quoted = self._quoted_keys
         parts = [
-            b"%s:%s" % (quoted.get(key) or jsonstyle.encode_string(key), raw)
+            b"%s:%s" % (quoted.get(key) or jsonstyle.encode_string(key), jsonstyle.compact(raw))
             for key, raw in members.items()
         ]
         return b"{%s}%s" % (b",".join(parts), b"\n" if self.is_document else b"")
@@ -381,14 +389,15 @@ class Value(jsonstyle.Encodable):
 
     def _key(self) -> tuple[Any, ...]:
         values = [getattr(self, name) for name in self._attributes]
-        return (*[None if value in ("", (), {}) else value for value in values], self.extra)
+        extra = {key: bytes(jsonstyle.compact(raw)) for key, raw in self.extra.items()}
+        return (*[None if value in ("", (), {}) else value for value in values], extra)
 
     def __repr__(self) -> str:
         shown = [(name, getattr(self, name)) for name in self._attributes if name not in self._fixed]
         text = ", ".join(f"{name}={_show(value)}" for name, value in shown if value is not None)
         return f"{type(self).__name__}({text})"
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
+    def __setattr__(self, name: str, value: Never) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is frozen; use replace({name}=...)")
 
     def __delattr__(self, name: str) -> NoReturn:

@@ -14,10 +14,8 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import obstore
-from obstore import exceptions
-
 from fastcas.errors import ClosedError, NotExistError, UnsupportedError
+from fastcas.store.client import exceptions, obstore
 from fastcas.store.location import error_code, explain, hide, read_environment, secrets
 
 if TYPE_CHECKING:

@@ -12,11 +12,9 @@ import threading
 from collections import namedtuple
 from datetime import timedelta
 
-import obstore.store as stores
-from obstore.exceptions import BaseError
-
 from fastcas.errors import InvalidError
 from fastcas.layout import SCHEMES, is_url
+from fastcas.store.client import exceptions, require, stores
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +83,8 @@ def parse(url: str) -> Location:
 
 
 def connect(location: Location, config: Mapping[str, Any]) -> Any:
-    """The ``obstore`` client of the bucket; makes no request."""
+    """The ``obstore`` client of the bucket; makes no request. UnsupportedError without ``obstore``."""
+    require(location.scheme)
     if location.scheme == "memory":
         with _memory_lock:
             return _memory.setdefault(location.bucket, stores.MemoryStore())
@@ -105,7 +104,7 @@ def connect(location: Location, config: Mapping[str, Any]) -> Any:
     kind = getattr(stores, _STORES[location.scheme])
     try:
         return kind(location.bucket, config=settings, client_options=client, retry_config=retry)
-    except (BaseError, TypeError, ValueError) as error:
+    except (exceptions.BaseError, TypeError, ValueError) as error:
         text = hide(explain(error), secrets(config))
         raise InvalidError(f"{location}: this configuration isn't understood: {text}") from None
 
