@@ -52,6 +52,7 @@ from fastcas.native.stream cimport (
 )
 from fastcas.native.sys cimport (
     fc_count_pair, fc_is_hex, fc_link_fd, fc_next_name, fc_open_regular, fc_openat2, fc_read_names,
+    fc_same_file,
 )
 from fastcas.native.xxh cimport fc_xxh_load
 
@@ -1736,6 +1737,14 @@ def filesystem_type(int fd):
     if fstatfs(fd, &facts) != 0:
         raise failure(-read_errno)
     return <unsigned long>facts.f_type & 0xFFFFFFFF
+
+
+def is_same_file(int fd, int other):
+    """os.path.sameopenfile, but with the GIL, which fstat(2) isn't worth."""
+    cdef int same = fc_same_file(fd, other)
+    if same < 0:
+        raise failure(same)
+    return same == 1
 
 
 def link_fd(int fd, int dirfd, bytes name not None):
