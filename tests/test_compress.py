@@ -783,7 +783,7 @@ def test_reads_of_odd_sizes(name):
             assert len(piece) == min(size, len(content) - len(got))
             got += piece
         assert reader.read(0) == b""
-        assert reader.read() == b""
+        assert reader.read(None) == reader.read() == b""
     assert got == content
 
 

@@ -85,6 +85,20 @@ def test_every_exported_name_is_there():
     assert set(fastcas.__all__) <= set(dir(fastcas))
 
 
+def test_help_says_what_the_fields_of_results_are():
+    results = [one for name in fastcas.__all__ if hasattr(one := getattr(fastcas, name), "_asdict")]
+    assert fastcas.Problem in results
+    for kind in results:
+        for field in kind._fields:
+            assert not getattr(kind, field).__doc__.startswith("Alias"), f"{kind.__name__}.{field}"
+
+
+def test_help_names_nothing_that_is_not_exported():
+    assert "Contract" not in fastcas.Engine.__doc__
+    for capability in fastcas.DirEngine.capabilities | fastcas.StoreEngine.capabilities:
+        assert f'"{capability}"' in fastcas.Engine.__doc__
+
+
 def test_the_core_needs_no_openssl_to_link(sources):
     """libcrypto is found when it runs: users build without its headers and get its updates."""
     text = (sources / "setup.py").read_text()

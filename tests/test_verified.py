@@ -95,9 +95,12 @@ def test_case_29_embedded_data(content):
         assert reader.seekable()
         assert reader.read() == content
         assert reader.seek(0) == 0
+        assert reader.read(5) + reader.read(None) == content
+        assert reader.readall() == b""
+        assert reader.seek(0) == 0
         assert io.BufferedReader(reader).read() == content
     assert reader.closed
-    for use in (reader.read, reader.verify):
+    for use in (reader.read, reader.readall, reader.verify):
         with pytest.raises(ValueError):
             use()
     for algorithm in ("sha512",):

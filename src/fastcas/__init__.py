@@ -48,7 +48,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, overload
 
     from fastcas.image.archive import export_archive, import_archive
     from fastcas.image.artifact import build_artifact
@@ -140,6 +140,16 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
 
 
+if TYPE_CHECKING:
+
+    @overload
+    def create(
+        path: str | os.PathLike[str], *, durability: str = "full", config: None = None
+    ) -> DirEngine: ...
+    @overload
+    def create(path: str, *, durability: str = "full", config: Mapping[str, Any]) -> StoreEngine: ...
+
+
 def create(
     path: str | os.PathLike[str],
     *,
@@ -156,6 +166,16 @@ def create(
     if engine is None:
         return DirEngine.create(path, durability=durability)
     return engine.create(str(path), config)
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def open(
+        path: str | os.PathLike[str], *, durability: str = "full", config: None = None
+    ) -> DirEngine: ...
+    @overload
+    def open(path: str, *, durability: str = "full", config: Mapping[str, Any]) -> StoreEngine: ...
 
 
 def open(
@@ -185,6 +205,9 @@ def open(
     ``config``: the keys of ``obstore``'s stores, ``client_options``, ``retry_config``, and
     ``unsafe_index``. What a put has returned of is as durable as the store makes it, at any
     ``durability``. The engine is a StoreEngine then; UnsupportedError without ``obstore``.
+
+    Type checkers can't see what a str says: without ``config`` they take the engine for a DirEngine. Of
+    a URL, annotate it as an Engine, or call ``StoreEngine.open`` or ``create``, whose type is exact.
 
     Raises NotExistError where there is no such path, layout or bucket; InvalidError where it is no
     layout: no ``oci-layout`` of version 1.0.0, no ``blobs`` directory, no regular file

@@ -15,15 +15,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
-    from typing import Any
+    from typing import Any, TypedDict, overload
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from fastcas.model import Index
     from fastcas.reader import BlobReader
-    from fastcas.results import BlobInfo, PutResult, StoredBlob, Swept
+    from fastcas.results import BlobInfo, CompressedPutResult, PutResult, StoredBlob, Swept
+    from fastcas.source import BlobSource
 
     Progress = Callable[[int, int | None], object]
+
+    class PutOptions(TypedDict, total=False):
+        """What ``put_blob`` takes besides a source and its compression."""
+
+        algorithm: str
+        expected_digest: str | None
+        expected_size: int | None
+        verify_existing: bool
+        progress: Progress | None
 
 
 class _NothingToSay:
@@ -39,25 +49,39 @@ def _lacks(engine: Contract, method: str) -> UnsupportedError:
 
 
 class Contract(ABC):
-    """A content-addressable store of OCI images: blobs by digest, and one index.
+    """A content-addressable store: blobs by digest, and one index. ``Engine``, whose part it is, says
+    what holds for every method."""
 
-    Digests may be given as Digest or str; a str is validated before anything else happens
-    (InvalidError). Every method raises ClosedError after ``close``, and OSError, with errno and
-    file name, for what the system refuses. ``progress`` is called as ``progress(done, total)``
-    about once a MiB, with bytes; total is None where it isn't known. Engines are context managers,
-    thread-safe and picklable; ``capabilities`` says in what else they differ.
-    """
-
-    #: What an engine has beyond what every one must: "checksums" (recorded by puts, for quick scrub),
-    #: "descriptors" (readers have ``fileno``), "files" (what is no blob can stand in a blob's place),
-    #: "fork" (a forked child may use it), "locks" (nobody comes between in an update of the index,
-    #: whose function is called once), "outlives" (a reader goes on when its blob is removed).
+    #: See ``Engine``.
     capabilities: frozenset[str] = frozenset()
 
     @property
     @abstractmethod
     def durability(self) -> str:
         """ "full", "batch", "syncfs" or "none": see ``fastcas.open``."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        @abstractmethod
+        def put_blob(
+            self,
+            source: BlobSource,
+            *,
+            compress: str,
+            level: int | None = None,
+            **options: Unpack[PutOptions],
+        ) -> CompressedPutResult: ...
+        @overload
+        @abstractmethod
+        def put_blob(
+            self,
+            source: BlobSource,
+            *,
+            compress: str | None = None,
+            level: int | None = None,
+            **options: Unpack[PutOptions],
+        ) -> PutResult: ...
 
     @abstractmethod
     def put_blob(
@@ -75,7 +99,8 @@ class Contract(ABC):
         """Stores the content of ``source``; returns its (digest, size in bytes).
 
         ``source`` is a bytes-like object, a path object, a binary file or socket (read from where it
-        stands to its end), an object with ``readinto`` or ``read``, or an iterable of bytes-likes.
+        stands to its end), an object with ``readinto`` or ``read``, or an iterable of bytes-likes: to
+        type checkers a ``fastcas.source.BlobSource``.
         ``algorithm`` names the digest; that of ``expected_digest`` wins over the default.
         ``expected_digest`` and ``expected_size`` (bytes) are checked before anything is published.
         ``verify_existing`` reads a stored blob of the same digest again before it is taken as good;
@@ -190,6 +215,10 @@ class Contract(ABC):
         as put just now. False says nothing: ``put_copy`` finds out, which an engine may always leave
         it to. A copy of an image asks this before it opens a blob of its source."""
         return [False] * len(wanted)
+
+    def get_blobs(self, digests: Iterable[str]) -> Iterator[BlobReader]:
+        """``get_blob`` of many, in their order, perhaps some ahead of who takes them."""
+        return map(self.get_blob, digests)
 
     def stat_blobs(self, digests: Iterable[str]) -> Iterator[BlobInfo]:
         """``stat_blob`` of many, in their order, perhaps several at once."""

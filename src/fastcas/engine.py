@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Any
+    from typing import Any, TypeVar
 
     from fastcas.contract import Progress
     from fastcas.digest import Digest
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from fastcas.model import Descriptor, Platform
     from fastcas.reader import BlobReader
     from fastcas.results import BlobInfo, GCReport, ParsedBlob, PutResult, ScrubReport
+    from fastcas.source import BlobSource
+
+    T = TypeVar("T")
 
 #: What read_blob reads into memory unless told otherwise, in bytes.
 READ_LIMIT = 4 << 20
@@ -36,11 +39,25 @@ def too_large(digest: Digest, size: int, limit: int) -> InvalidError:
 class Engine(Contract):
     """A content-addressable store of OCI images: blobs by digest, one index, and what is made of them.
 
-    See ``Contract`` for what holds for every method.
+    Digests may be given as Digest or str; a str is validated before anything else happens
+    (InvalidError). Every method raises ClosedError after ``close``, and OSError, with errno and
+    file name, for what the system refuses. ``progress`` is called as ``progress(done, total)``
+    about once a MiB, with bytes; total is None where it isn't known. Engines are context managers,
+    thread-safe and picklable.
+
+    ``capabilities``, a frozenset of str, says what an engine has beyond what every one must:
+    "checksums" (recorded by puts, for quick scrub), "descriptors" (readers have ``fileno``), "files"
+    (what is no blob can stand in a blob's place), "fork" (a forked child may use it), "locks" (nobody
+    comes between in an update of the index, whose function is called once), "outlives" (a reader goes
+    on when its blob is removed).
     """
 
     def put_blobs(
-        self, sources: Iterable[Any], *, algorithm: str = "sha256", progress: Progress | None = None
+        self,
+        sources: Iterable[BlobSource],
+        *,
+        algorithm: str = "sha256",
+        progress: Progress | None = None,
     ) -> list[PutResult]:
         """Stores many sources; returns their PutResults in order. All are durable on return, unless
         ``durability`` is "none".
@@ -125,7 +142,8 @@ class Engine(Contract):
         ``link=True`` tries "hardlink" first: the file is then the blob itself, read-only, and
         changing it would corrupt the store. ``verify=True`` hashes what is copied; otherwise the
         content is what is stored, unverified. The file appears, or replaces one that is there, when
-        it is complete; a device or FIFO is written to. It is not synced.
+        it is complete; a device or FIFO is written to, and so is what is open as ``/dev/stdout`` or
+        another descriptor. It is not synced.
 
         Raises NotExistError, IsADirectoryError; DigestMismatchError and SizeMismatchError, and
         then ``destination`` is as it was.
@@ -238,12 +256,14 @@ class Engine(Contract):
 
         return walk.walk(self, descriptor, visit)
 
-    def map_descriptors(self, document: Any, function: Callable[[Descriptor], Descriptor]) -> Any:
+    def map_descriptors(self, document: T, function: Callable[[Descriptor], Descriptor]) -> T:
         """A new document with ``function(descriptor)`` in the place of each descriptor of an Index
-        or Manifest; all else stays, unknown fields too. Other documents are returned as they are."""
+        or Manifest, and of a Descriptor itself; all else stays, unknown fields too. Other documents are
+        returned as they are."""
         from fastcas.image import walk
 
-        return walk.map_descriptors(document, function)
+        mapped: T = walk.map_descriptors(document, function)
+        return mapped
 
     def referrers(self, digest: str, *, artifact_type: str | None = None) -> list[Descriptor]:
         """The manifests whose subject is ``digest``, as descriptors with their annotations and

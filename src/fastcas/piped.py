@@ -77,4 +77,4 @@ def put_stream(
         return Layer(Descriptor(model.MEDIA_TYPE_LAYER, digest, size), digest)
     stored = engine.put_blob(source, compress=compress, level=level, progress=progress)
     kind = layer_media_type(compress)
-    return Layer(Descriptor(kind, stored.digest, stored.size), stored.diff_id)  # type: ignore[attr-defined]
+    return Layer(Descriptor(kind, stored.digest, stored.size), stored.diff_id)

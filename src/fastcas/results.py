@@ -19,7 +19,21 @@ __all__ = [
 
 
 # typing.NamedTuple would say the types here; importing typing costs half of the start-up budget.
-class PutResult(namedtuple("PutResult", ("digest", "size"))):
+def _fields(name, /, **meanings):
+    """A named tuple with these fields, whose meanings ``help`` shows."""
+    base = namedtuple(name, meanings)
+    for field, meaning in meanings.items():
+        getattr(base, field).__doc__ = meaning
+    return base
+
+
+class PutResult(
+    _fields(
+        "PutResult",
+        digest="The digest under which the content is stored, a Digest.",
+        size="The size of what is stored, in bytes.",
+    )
+):
     """What was stored: its digest, and its size in bytes."""
 
     __slots__ = ()
@@ -46,38 +60,46 @@ class CompressedPutResult(PutResult):
         return f"CompressedPutResult({text})"
 
 
-class BlobInfo(namedtuple("BlobInfo", ("digest", "size"))):
+class BlobInfo(
+    _fields("BlobInfo", digest="The digest of the blob, a Digest.", size="Its size in bytes.")
+):
     """A stored blob: its digest, and its size in bytes."""
 
     __slots__ = ()
 
 
-class CopyResult(namedtuple("CopyResult", ("method", "size"))):
-    """How a blob was copied, and its size in bytes.
-
-    ``method`` is "reflink", "hardlink", "copy_file_range", "sendfile" or "copy"; of ``put_copy`` also
-    "exists", and "server-copy" within one bucket.
-    """
+class CopyResult(
+    _fields(
+        "CopyResult",
+        method='"reflink", "hardlink", "copy_file_range", "sendfile" or "copy"; of ``put_copy`` also '
+        '"exists", and "server-copy" within one bucket.',
+        size="The size of the blob in bytes.",
+    )
+):
+    """How a blob was copied, and its size in bytes."""
 
     __slots__ = ()
 
 
-class StoredBlob(namedtuple("StoredBlob", ("place", "digest", "size", "modified", "changed", "kind"))):
-    """What an engine finds where it keeps blobs.
-
-    ``kind`` is "blob"; "bad-name" for what is called like no digest (``digest`` is None then);
-    "non-regular" for what stands in a blob's place and is no file. ``path`` says where it is, for
-    messages; ``place`` is the same without the digest, as it is of all the blobs beside. ``size`` is in
-    bytes. ``modified`` is when it was last put, be it a dedupe hit;
-    ``changed`` when anything about it changed last, its name included; both in nanoseconds of the
-    clock of ``Engine.read_clock``.
-    """
+class StoredBlob(
+    _fields(
+        "StoredBlob",
+        place="``path`` without the digest, as it is of all the blobs beside.",
+        digest="Its digest, a Digest; None for what is called like no digest.",
+        size="Its size in bytes.",
+        modified="When it was last put, be it a dedupe hit: nanoseconds of ``Engine.read_clock``.",
+        changed="When anything about it changed last, its name included, by the same clock.",
+        kind='"blob"; "bad-name" for what is called like no digest; "non-regular" for what stands in a '
+        "blob's place and is no file.",
+    )
+):
+    """What an engine finds where it keeps blobs."""
 
     __slots__ = ()
 
     @property
     def path(self):
-        """Where it is."""
+        """Where it is, for messages."""
         return self.place if self.digest is None else f"{self.place}/{self.digest.encoded}"
 
     def is_unused(self, start: int, grace: int) -> bool:
@@ -91,38 +113,58 @@ def is_unused(modified: int, changed: int, start: int, grace: int) -> bool:
     return changed < start and modified <= start - grace
 
 
-class Swept(namedtuple("Swept", ("removed", "left"))):
-    """What one sweep did: the blobs that it removed, a list of BlobInfo, and the digests that it didn't
-    come to because the index changed, a list."""
+class Swept(
+    _fields(
+        "Swept",
+        removed="The blobs that were removed, a list of BlobInfo.",
+        left="The digests that weren't come to because the index changed, a list.",
+    )
+):
+    """What one sweep did."""
 
     __slots__ = ()
 
 
-class GCReport(namedtuple("GCReport", ("deleted", "freed", "kept", "dry_run"))):
-    """What a garbage collection did, or would do where ``dry_run`` is true.
-
-    ``deleted`` is a list of BlobInfo, ``freed`` the sum of their sizes in bytes, ``kept`` the number of
-    stored blobs that stay.
-    """
-
-    __slots__ = ()
-
-
-class Problem(namedtuple("Problem", ("digest", "path", "kind", "detail"))):
-    """What scrub found wrong.
-
-    ``kind`` is "corrupt", "wrong-size", "unreadable", "bad-name", "non-regular", "missing" or
-    "dangling": see ``Engine.scrub``. ``digest`` is None where there is none, ``detail`` a sentence for
-    people.
-    """
+class GCReport(
+    _fields(
+        "GCReport",
+        deleted="The blobs that were deleted, a list of BlobInfo.",
+        freed="The sum of their sizes in bytes.",
+        kept="The number of stored blobs that stay.",
+        dry_run="Whether nothing was deleted, and this is what would be.",
+    )
+):
+    """What a garbage collection did, or would do where ``dry_run`` is true."""
 
     __slots__ = ()
 
 
-class ScrubReport(namedtuple("ScrubReport", ("checked", "bytes", "problems"))):
-    """What a scrub did: the number of blobs whose content was read, their bytes, and the Problems
-    found, a list. Besides these three ``by_checksum``: how many of the blobs a quick scrub found
-    right by the checksum that was recorded of them, and not by their digest."""
+class Problem(
+    _fields(
+        "Problem",
+        digest="The digest of the blob, a Digest; None for what is called like no digest.",
+        path="Where in the store it is, was before it went into quarantine, or would be if it were "
+        "stored: an absolute path, a str; in an object store, a URL.",
+        kind='"corrupt", "wrong-size", "unreadable", "bad-name", "non-regular", "missing" or '
+        '"dangling": see ``Engine.scrub``.',
+        detail="A sentence for people, which also says where in the quarantine it is.",
+    )
+):
+    """What scrub found wrong."""
+
+    __slots__ = ()
+
+
+class ScrubReport(
+    _fields(
+        "ScrubReport",
+        checked="The number of blobs whose content was read.",
+        bytes="The sum of their sizes in bytes.",
+        problems="What was found wrong, a list of Problem.",
+    )
+):
+    """What a scrub did. Besides the three fields ``by_checksum``: how many of the blobs a quick scrub
+    found right by the checksum that was recorded of them, and not by their digest."""
 
     def __new__(cls, checked, bytes, problems, by_checksum=0):
         self = super().__new__(cls, checked, bytes, problems)
@@ -136,7 +178,14 @@ class ScrubReport(namedtuple("ScrubReport", ("checked", "bytes", "problems"))):
         return *self, self.by_checksum
 
 
-class ParsedBlob(namedtuple("ParsedBlob", ("descriptor", "data", "raw"))):
+class ParsedBlob(
+    _fields(
+        "ParsedBlob",
+        descriptor="The Descriptor that was read.",
+        data="What the content says, by its media type: an Index, Manifest, Config, ….",
+        raw="The exact content, bytes.",
+    )
+):
     """A blob as ``Engine.read_descriptor`` reads it: its descriptor, what it says, its exact bytes."""
 
     __slots__ = ()

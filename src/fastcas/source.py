@@ -13,8 +13,33 @@ from fastcas.errors import InvalidError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterable
-    from typing import Any
+    from typing import Any, Protocol, TypeAlias
+
+    from typing_extensions import Buffer
+
+    class Readinto(Protocol):
+        """What can be read from by ``readinto``."""
+
+        def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+    class Read(Protocol):
+        """What can be read from by ``read``."""
+
+        def read(self, size: int, /) -> Buffer | None: ...
+
+    #: What ``open_source`` understands, and so ``Engine.put_blob``.
+    BlobSource: TypeAlias = (
+        Buffer
+        | os.PathLike[str]
+        | os.PathLike[bytes]
+        | Readinto
+        | Read
+        | socket.socket
+        | Iterable[Buffer]
+        | "Source"
+    )
 
 _READ_SIZE = 256 << 10  # what read(n) is asked for
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, overload
 
 import msgspec
 from msgspec import UNSET
@@ -18,6 +18,9 @@ from msgspec import UNSET
 from fastcas import jsonstyle, wire
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError
+
+if TYPE_CHECKING:
+    from typing_extensions import Never
 
 __all__ = [
     "Annotations",
@@ -58,6 +61,10 @@ class Field(Generic[_T]):
     def __get__(self, value: Value, owner: type) -> _T: ...
     def __get__(self, value: Value | None, owner: type) -> Any:
         return self if value is None else self.read(value)
+
+    if TYPE_CHECKING:
+        # Values refuse it themselves.
+        def __set__(self, value: Value, given: Never) -> None: ...
 
     def read(self, value: Value) -> Any:
         found = getattr(value._fields, self.name)
@@ -390,7 +397,7 @@ class Value(jsonstyle.Encodable):
         text = ", ".join(f"{name}={_show(value)}" for name, value in shown if value is not None)
         return f"{type(self).__name__}({text})"
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
+    def __setattr__(self, name: str, value: Never) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is frozen; use replace({name}=...)")
 
     def __delattr__(self, name: str) -> NoReturn:

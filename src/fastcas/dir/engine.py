@@ -29,14 +29,15 @@ from fastcas.results import BlobInfo, CopyResult, PutResult
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
-    from typing import Any
+    from typing import Any, overload
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
-    from fastcas.contract import Progress
+    from fastcas.contract import Progress, PutOptions
     from fastcas.model import Index
     from fastcas.reader import BlobReader
-    from fastcas.results import StoredBlob, Swept
+    from fastcas.results import CompressedPutResult, StoredBlob, Swept
+    from fastcas.source import BlobSource
 
 
 _READERS_AT_ONCE = 8
@@ -89,6 +90,27 @@ class DirEngine(Engine):
     def durability(self) -> str:
         return self._waits.level
 
+    if TYPE_CHECKING:
+
+        @overload
+        def put_blob(
+            self,
+            source: BlobSource,
+            *,
+            compress: str,
+            level: int | None = None,
+            **options: Unpack[PutOptions],
+        ) -> CompressedPutResult: ...
+        @overload
+        def put_blob(
+            self,
+            source: BlobSource,
+            *,
+            compress: str | None = None,
+            level: int | None = None,
+            **options: Unpack[PutOptions],
+        ) -> PutResult: ...
+
     def put_blob(
         self,
         source: Any,
@@ -126,7 +148,11 @@ class DirEngine(Engine):
         )
 
     def put_blobs(
-        self, sources: Iterable[Any], *, algorithm: str = "sha256", progress: Progress | None = None
+        self,
+        sources: Iterable[BlobSource],
+        *,
+        algorithm: str = "sha256",
+        progress: Progress | None = None,
     ) -> list[PutResult]:
         if self._root.closed:
             raise ClosedError("this layout was closed", path=self.path)

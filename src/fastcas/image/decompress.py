@@ -99,6 +99,11 @@ class PlainReader(io.RawIOBase):
                 done += count
         return done
 
+    def read(self, size: int | None = -1, /) -> bytes:
+        """``size`` bytes, fewer only at the end; all the rest for -1 or None."""
+        data: bytes = super().read(-1 if size is None else size)
+        return data
+
     def readall(self) -> bytes:
         """The rest, as one bytes object."""
         self._check_open()

@@ -32,6 +32,9 @@ class Layer(NamedTuple):
     diff_id: Digest
 
 
+Layer.descriptor.__doc__ = "The Descriptor of what is stored: the tar, perhaps compressed."
+Layer.diff_id.__doc__ = "The Digest of the tar when it isn't compressed."
+
 LayerSource = str | os.PathLike[str] | Descriptor | Layer
 
 

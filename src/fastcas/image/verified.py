@@ -63,6 +63,12 @@ class EmbeddedReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         return self._data.readinto(buffer)
 
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self._data.read(size)
+
+    def readall(self) -> bytes:
+        return self._data.read()
+
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         return self._data.seek(offset, whence)
 

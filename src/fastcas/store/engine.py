@@ -50,13 +50,15 @@ from fastcas.store.sweep import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from typing import overload
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
-    from fastcas.contract import Progress
+    from fastcas.contract import Progress, PutOptions
     from fastcas.model import Index
     from fastcas.reader import BlobReader
-    from fastcas.results import Swept
+    from fastcas.results import CompressedPutResult, Swept
+    from fastcas.source import BlobSource
     from fastcas.store.location import Location
 
 #: What lies below ``.fastcas/`` and is so old has been left behind, in nanoseconds. Not so marks, which
@@ -126,6 +128,27 @@ class StoreEngine(Engine):
         """The URL of the layout."""
         return str(self._bucket.location)
 
+    if TYPE_CHECKING:
+
+        @overload
+        def put_blob(
+            self,
+            source: BlobSource,
+            *,
+            compress: str,
+            level: int | None = None,
+            **options: Unpack[PutOptions],
+        ) -> CompressedPutResult: ...
+        @overload
+        def put_blob(
+            self,
+            source: BlobSource,
+            *,
+            compress: str | None = None,
+            level: int | None = None,
+            **options: Unpack[PutOptions],
+        ) -> PutResult: ...
+
     def put_blob(
         self,
         source: Any,
@@ -166,7 +189,11 @@ class StoreEngine(Engine):
         )
 
     def put_blobs(
-        self, sources: Iterable[Any], *, algorithm: str = "sha256", progress: Progress | None = None
+        self,
+        sources: Iterable[BlobSource],
+        *,
+        algorithm: str = "sha256",
+        progress: Progress | None = None,
     ) -> list[PutResult]:
         self._bucket.check_open()
 
@@ -205,6 +232,12 @@ class StoreEngine(Engine):
     def get_blob(self, digest: str) -> BlobReader:
         digest = self._readable(digest)
         return ObjectReader(self._bucket.detached(), digest, self._get(digest))
+
+    def get_blobs(self, digests: Iterable[str]) -> Iterator[BlobReader]:
+        # A reader is made when it is taken: what nobody takes needn't be closed.
+        wanted = list(map(self._readable, digests))
+        for digest, found in zip(wanted, self._bucket.map(self._get, wanted), strict=True):
+            yield ObjectReader(self._bucket.detached(), digest, found)
 
     def read_blob(self, digest: str, *, limit: int = READ_LIMIT) -> bytes:
         digest = self._readable(digest)
