@@ -247,8 +247,8 @@ class BlobReader(io.RawIOBase):
     def _begin(self) -> bool:
         """Whether what is read now is read in order, and verified."""
         stream = self._stream
-        # In a child made by fork, the digest may be made by a thread of the parent. And an interruption may
-        # come when the stream has handed out bytes and ``_position`` doesn't count them yet.
+        # In a child made by fork, the digest may be made by a thread of the parent. And an interruption
+        # may come when the stream has handed out bytes and ``_position`` doesn't count them yet.
         if stream is not None and (
             self._generation != _generation or stream.position != self._position
         ):
