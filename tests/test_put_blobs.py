@@ -598,7 +598,7 @@ SHIM = r"""
 
 enum { MOST = 100000 };
 struct { long what, inode; } seen[MOST]; /* what: a letter */
-int count, syncs, fail_sync, fail_directory, fail_thread;
+int count, syncs, fail_sync, fail_directory, fail_thread, interrupted;
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*run)(void *), void *with)
 {
@@ -630,8 +630,14 @@ int sync_file_range(int fd, off64_t from, off64_t size, unsigned flags)
 
 int fsync(int fd)
 {
-    int status = REAL(fsync)(fd);
+    int status;
 
+    if (interrupted > 0) {
+        interrupted--;
+        errno = EINTR;
+        return -1;
+    }
+    status = REAL(fsync)(fd);
     if (note('s', fd) ? fail_directory : __atomic_add_fetch(&syncs, 1, __ATOMIC_SEQ_CST) == fail_sync) {
         errno = EIO;
         return -1;
@@ -778,6 +784,24 @@ def test_a_sync_that_fails(run, tmp_path, number, stored):
         "left": 0,
         "after": True,
     }
+
+
+@pytest.mark.parametrize(
+    "call", ["cas.put_blob(bytearray(b'1'))", "cas.put_blobs([iter([b'1']), b'2'])"]
+)
+def test_a_sync_of_stored_ones_that_a_signal_ends(run, tmp_path, call):
+    """That is no failure."""
+    told = run(
+        f"""
+        with fastcas.create(sys.argv[1]) as cas:
+            {call}
+            variable("interrupted").value = 3
+            {call}
+            told(left=variable("interrupted").value)
+        """,
+        tmp_path / "image",
+    )
+    assert told == {"left": 0}
 
 
 def test_a_directory_that_cannot_be_synced(run, tmp_path):
