@@ -309,18 +309,20 @@ def test_from_within_update_index(layout, monkeypatch, kind):
         check_sound(cas, layout)
 
 
-def test_few_descriptors(spawn, tmp_path):
-    assert spawn(with_few_descriptors, tmp_path).result() == "done"
+@pytest.mark.parametrize("durability", ["full", "none"])
+def test_few_descriptors(spawn, tmp_path, durability):
+    assert spawn(with_few_descriptors, tmp_path, durability).result() == "done"
 
 
-def with_few_descriptors(place):
+def with_few_descriptors(place, durability):
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     path = Path(place, "path")
     path.write_bytes(noise(200_000))
     contents = [noise(1000, i) for i in range(500)] + [noise(100_000, i) for i in range(100)]
-    with fastcas.create(Path(place, "image")) as cas:
+    with fastcas.create(Path(place, "image"), durability=durability) as cas:
         sources = [*contents, path, *map(io.BytesIO, contents[:100])]
-        assert cas.put_blobs(sources) == expected([*contents, noise(200_000), *contents[:100]])
+        for _ in range(2):
+            assert cas.put_blobs(sources) == expected([*contents, noise(200_000), *contents[:100]])
         assert cas.put_blobs(contents) == expected(contents)
         # Others have most of them.
         taken = []

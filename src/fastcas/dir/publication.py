@@ -161,6 +161,8 @@ class Publication:
             return  # met again, and told, by who puts it in its place
         if not isinstance(found, int):
             self._claims[encoded] = found, 0
+            if not self._durability.sync_files:
+                found.close()  # here groups are larger than the number of files that may be open
 
     def _claimed(self, number: int, source: Any, digest: Digest, size: int) -> None:
         if errno := self._claims.get(digest.encoded, (None, 0))[1]:
