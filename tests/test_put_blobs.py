@@ -200,15 +200,19 @@ def test_sources_are_taken_before_the_next_is_asked_for(layout):
     assert set(fed) == {me}
 
 
-def test_memory_is_bounded(layout):
+@pytest.mark.parametrize("kind", ["iterable", "list of what can change"])
+def test_memory_is_bounded(layout, kind):
+    sources = (i.to_bytes(8, "big") * (60_000 // 8) for i in range(1500))
+    if kind != "iterable":
+        sources = [bytearray(60_000)] * 1500
     with fastcas.create(layout, durability="none") as cas:
         tracemalloc.start()
         try:
-            cas.put_blobs(i.to_bytes(8, "big") * (60_000 // 8) for i in range(1500))
+            cas.put_blobs(sources)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert len(cas) == 1500
+        assert len(cas) == (1500 if kind == "iterable" else 1)
     assert peak < 2 * batch.MOST_BYTES
 
 
