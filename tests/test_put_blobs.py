@@ -324,9 +324,9 @@ def with_few_descriptors(place, durability):
     path.write_bytes(noise(200_000))
     contents = [noise(1000, i) for i in range(500)] + [noise(100_000, i) for i in range(100)]
     with fastcas.create(Path(place, "image"), durability=durability) as cas:
-        sources = [*contents, path, *map(io.BytesIO, contents[:100])]
         for _ in range(2):
-            assert cas.put_blobs(sources) == expected([*contents, noise(200_000), *contents[:100]])
+            sources = [*contents, path, *map(io.BytesIO, contents[-100:])]
+            assert cas.put_blobs(sources) == expected([*contents, noise(200_000), *contents[-100:]])
         assert cas.put_blobs(contents) == expected(contents)
         # Others have most of them.
         taken = []
