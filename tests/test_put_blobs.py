@@ -1,5 +1,6 @@
 """put_blobs on a directory: groups, the second thread, one durability point, and every way to end."""
 
+import dataclasses
 import errno
 import hashlib
 import io
@@ -23,6 +24,7 @@ import fastcas
 from conftest import NOBODY
 from fastcas import _core
 from fastcas.dir import batch
+from fastcas.engine import Engine
 from fastcas.errors import ClosedError, UnsupportedError
 from preload import build_shim, run_with_shim
 from test_cases import BESIDE
@@ -421,21 +423,72 @@ def test_sources_that_cannot_be_looked_at(tmp_path):
             assert len(cas) == number + 1
 
 
-def test_the_name_of_a_large_source_is_short(tmp_path, monkeypatch):
+PUT_BLOBS = {"group": fastcas.DirEngine.put_blobs, "one by one": Engine.put_blobs}
+
+
+@pytest.mark.parametrize("put_blobs", PUT_BLOBS.values(), ids=PUT_BLOBS)
+@pytest.mark.parametrize(
+    "source",
+    [bytes(32 << 20), [bytes(16 << 20), "x"], "x" * (32 << 20)],
+    ids=["bytes", "list", "str"],
+)
+def test_the_name_of_a_large_source_is_short(tmp_path, monkeypatch, put_blobs, source):
     def fails(*_args, **_options):
         raise OSError(errno.EIO, "Input/output error")
 
-    source = bytes(32 << 20)
     with fastcas.create(tmp_path / "image") as cas:
-        monkeypatch.setattr(_core, "sync_files", fails)
         tracemalloc.start()
         try:
-            with pytest.raises(OSError) as caught:
-                cas.put_blobs([source])
+            with monkeypatch.context() as patch, pytest.raises((OSError, TypeError)) as caught:
+                patch.setattr(_core, "sync_files", fails)
+                patch.setattr(os, "fsync", fails)
+                put_blobs(cas, [source])
             assert tracemalloc.get_traced_memory()[1] < 1 << 20
         finally:
             tracemalloc.stop()
     assert caught.value.source is source
+
+
+@pytest.mark.parametrize("put_blobs", PUT_BLOBS.values(), ids=PUT_BLOBS)
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [(Path("/missing"), "'/missing'"), (7, "7"), ("text", "'text'"), ([7], "<list>")],
+)
+def test_the_name_of_a_source(tmp_path, put_blobs, source, name):
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        with pytest.raises((TypeError, FileNotFoundError)) as caught:
+            put_blobs(cas, [b"1", source])
+    if hasattr(caught.value, "add_note"):
+        assert caught.value.__notes__ == [f"source 1 of put_blobs: {name}"]
+
+
+@pytest.mark.parametrize("put_blobs", PUT_BLOBS.values(), ids=PUT_BLOBS)
+def test_an_error_that_takes_no_attributes(tmp_path, put_blobs):
+    @dataclasses.dataclass(frozen=True)
+    class Broken(Exception):
+        what: str
+
+    def source():
+        yield b"1"
+        raise Broken("the line")
+
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        with pytest.raises(Broken, match="the line"):
+            put_blobs(cas, [b"1", source()])
+
+
+@pytest.mark.parametrize("put_blobs", PUT_BLOBS.values(), ids=PUT_BLOBS)
+def test_a_str_that_is_a_path_as_well(tmp_path, put_blobs):
+    class StrPath(str):
+        def __fspath__(self):
+            return str(self)
+
+    path = tmp_path / "path"
+    path.write_bytes(b"content")
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        with pytest.raises(TypeError):
+            put_blobs(cas, [StrPath(path)])
+        assert list(cas) == []
 
 
 @pytest.mark.parametrize("durability", ["full", "none"])

@@ -24,7 +24,7 @@ from fastcas.dir.temp import have_nameless, room_for_temps
 from fastcas.errors import UnsupportedError
 from fastcas.expected import check_algorithm
 from fastcas.results import PutResult
-from fastcas.source import open_source
+from fastcas.source import name_source, open_source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ SOME_BLOBS = 16
 MOST_BYTES = 32 << 20
 
 _PROGRESS_STEP = 1 << 20
-_DESCRIBED = 200  # characters
 
 
 class Batch:
@@ -108,9 +107,7 @@ class Batch:
         if self._failure is not None:
             number, source, failure = self._failure
             self._failure = None
-            failure.source = source  # type: ignore[attr-defined]
-            if hasattr(failure, "add_note"):
-                failure.add_note(f"source {number} of put_blobs: {_describe(source)}")
+            name_source(failure, number, source)
             raise failure
         if refusal is not None:
             raise refusal
@@ -143,7 +140,7 @@ class Batch:
             self._put_here(number, source)
         elif type(source) is bytes:
             self._add(number, source, source)
-        elif isinstance(source, os.PathLike):
+        elif isinstance(source, os.PathLike) and not isinstance(source, str):
             path = _encoded(source)
             if path is None:
                 self._put_here(number, source)
@@ -334,13 +331,3 @@ def _small_copy(source: Any) -> bytes | None:
             return view.tobytes() if view.nbytes <= _core.SMALL and view.c_contiguous else None
     except Exception:  # no buffer, or one that was released
         return None
-
-
-def _describe(source: Any) -> str:
-    """The beginning of its repr, which of a large one must not be made as a whole."""
-    if isinstance(source, (bytes, bytearray)):
-        source = source[:_DESCRIBED]
-    try:
-        return repr(source)[:_DESCRIBED]
-    except Exception:  # whatever __repr__ does
-        return f"<{type(source).__name__}>"
