@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, NoReturn, Protocol, TypeVar
 
-import msgspec
-
 from fastcas import _core
 from fastcas.digest import shorten
 from fastcas.errors import InvalidError
+from fastcas.jsonlibrary import msgspec
 
 __all__ = ["MAX_DEPTH", "Encodable", "decode_document", "encode_canonical", "encode_go"]
 
@@ -76,7 +75,7 @@ def check_bytes(raw: bytes, *, limit: int, what: str) -> bytes:
 
 
 def compact(raw: bytes | msgspec.Raw) -> bytes | msgspec.Raw:
-    """``raw``, which is valid, without blanks between its tokens; strings and numbers stay as they are."""
+    """``raw``, which is valid, without blanks between its tokens; its strings and numbers stay."""
     content = bytes(raw)
     # Most have none, and to go through all of it takes ten times as long as to look for one.
     if content[:1] in (b"[", b"{") and any(blank in content for blank in _BLANKS):
