@@ -32,6 +32,13 @@ NEIGHBOURS = bed.HERE.parent / "build" / "neighbours" / "bin"  # tests/neighbour
 FASTCAS = Path(sys.executable).with_name("fastcas")
 LAYERS = 8
 
+# As fastcas cp copies, without its syncs, which the command can't leave out.
+COPY_UNSYNCED = """
+import sys, fastcas
+with fastcas.open(sys.argv[1]) as source, fastcas.create(sys.argv[2], durability="none") as target:
+    fastcas.copy_image(source, "v1", target, "v1")
+"""
+
 
 class Program(NamedTuple):
     """`command(target)` is a shell's; `{target}` doesn't exist before, and is removed afterwards."""
@@ -96,6 +103,8 @@ def copies(source: Path) -> list[Program]:
     return [
         Program("fastcas cp", os.fspath(FASTCAS), "verified; file and directory synced",
                 lambda t: f"{FASTCAS} cp {q(f'{source}:v1')} {q(f'{t}:v1')}"),
+        Program("copy_image at none, Python", sys.executable, "verified; nothing synced",
+                lambda t: f"{sys.executable} -c {q(COPY_UNSYNCED)} {q(f'{source}')} {q(f'{t}')}"),
         Program("skopeo copy", "skopeo", "verified; file synced",
                 lambda t: f"skopeo copy -q oci:{q(f'{source}:v1')} oci:{q(f'{t}:v1')}"),
         Program("oras cp", "oras", "verified; nothing synced",

@@ -942,6 +942,10 @@ def check_claim_blobs(store):
         store.plant(digest_of(b"right"), b"wrong")
         assert not any(cas.claim_blobs([(digest_of(b"right"), 5)], verify=True))
         assert list(cas.stat_blobs([digest for digest, _ in stored])) == stored
+        readers = cas.get_blobs([digest for digest, _ in stored])
+        for reader, (digest, size) in zip(readers, stored, strict=True):
+            with reader:
+                assert (reader.digest, reader.size, len(reader.read())) == (digest, size, size)
         with pytest.raises(NotExistError):
             list(cas.stat_blobs([stored[0].digest, absent[0]]))
 

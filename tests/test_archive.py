@@ -22,7 +22,7 @@ from fastcas.errors import (
     NotExistError,
     UnknownAlgorithmError,
 )
-from fastcas.image import archive
+from fastcas.image import archive, tar
 from fastcas.image.archive import export_archive, import_archive
 from fastcas.model import ANNOTATION_REF_NAME, Descriptor, Index, Manifest
 from samples import KINDS, blobs_of, create, entries_of, put, put_image, put_platforms
@@ -527,3 +527,16 @@ def test_progress(source, target):
     calls.clear()
     import_archive(target, io.BytesIO(raw), progress=lambda done, of: calls.append((done, of)))
     assert calls[-1] == (total, None)
+
+
+def test_errors_have_the_path_of_the_archive(target, tmp_path):
+    path = tmp_path / "a"
+    for content in (b"text", b"", b"text" * 1000, tar.END, tar.encode_header("x") + tar.END):
+        path.write_bytes(content)
+        with pytest.raises(InvalidError) as caught:
+            import_archive(target, path)
+        assert caught.value.path == path
+        with pytest.raises(InvalidError) as caught:
+            import_archive(target, io.BytesIO(content))
+        assert caught.value.path is None
+        assert ("no archive of a layout" in str(caught.value)) == (b"text" in content or not content)

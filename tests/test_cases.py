@@ -211,6 +211,35 @@ def test_case_03_open_what_is_no_layout(tmp_path):
         fastcas.open(tmp_path / "file")
 
 
+class EmptyPath:
+    def __fspath__(self):
+        return ""
+
+
+@pytest.mark.parametrize("path", ["", b"", EmptyPath()])
+def test_an_empty_path_is_not_the_current_directory(tmp_path, monkeypatch, path):
+    fastcas.create(tmp_path / "image").close()
+    monkeypatch.chdir(tmp_path / "image")
+    with pytest.raises(NotExistError):
+        fastcas.open(path)
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")
+    with pytest.raises(InvalidError):
+        fastcas.create(path)
+
+
+def test_a_url_of_another_scheme_is_no_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for url in ("gcs://b/x", "S3://b/x", "https://b.example/x", "a+b-c.9://", "file:///b"):
+        for way in (fastcas.create, fastcas.open):
+            with pytest.raises(InvalidError, match="s3, az, gs, memory"):
+                way(url)
+        assert os.listdir() == []
+    for path in ("./gcs://b", "9s://b", "a_b://c", "\u00e9://c", "://x", Path("gcs://p")):
+        fastcas.create(path).close()
+        fastcas.open(path).close()
+
+
 @pytest.mark.parametrize(
     "version",
     [
@@ -828,8 +857,8 @@ def test_case_35_unknown_fields_survive(layout):
             '"last":"\\u00e9"',
             '"artifactType":"x/y"',
         ):
-            assert kept in text
-        assert f'"subject":{second}' in text
+            assert kept.replace(" ", "") in text
+        assert f'"subject":{second}'.replace(" ", "") in text
         document = json.loads(text)
         assert "mediaType" not in document
         assert [m["digest"] for m in document["manifests"]] == [
@@ -837,7 +866,7 @@ def test_case_35_unknown_fields_survive(layout):
             digest_of(b"123"),
             digest_of(b"{}"),
         ]
-        assert third not in text
+        assert third.replace(" ", "") not in text
         # The descriptor that is tagged again takes its own unknown fields along.
         entry = cas.get_index().manifests[1]
         cas.update_reference("data", entry)

@@ -17,8 +17,10 @@ from click.testing import CliRunner
 
 import fastcas
 import fastcas.__main__
-from fastcas.cli import MODULES, SECTIONS, main
+from fastcas.cli import MODULES, SECTIONS, describe, main
+from fastcas.commands import blobs
 from fastcas.console import human, printable
+from fastcas.errors import InvalidError
 from fastcas.model import MEDIA_TYPE_CONFIG, MEDIA_TYPE_INDEX, MEDIA_TYPE_LAYER, MEDIA_TYPE_MANIFEST
 from fastcas.targets import split_place
 from shell import (
@@ -87,6 +89,12 @@ class TestHelp:
         assert f"\n  fastcas {name} " in text or f" fastcas {name} " in text
         assert max(map(len, text.splitlines())) <= 80
 
+    @pytest.mark.parametrize("width", ["-1", "0", "1", "5", "20", "1000", "x"])
+    @pytest.mark.parametrize("command", [["--help"], ["cp", "--help"]])
+    def test_whatever_the_width(self, monkeypatch, command, width):
+        monkeypatch.setenv("COLUMNS", width)
+        assert "Options:" in call(*command).stdout
+
     def test_is_what_no_arguments_give(self):
         result = CliRunner().invoke(main, [])
         assert result.exit_code == 2
@@ -135,6 +143,17 @@ class TestInit:
     def test_says_nothing_without_json(self, tmp_path):
         assert call("init", tmp_path / "image").output == ""
 
+    def test_url_of_an_unknown_scheme(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for command in (["init"], ["ls"], ["cp", "x:y"]):
+            assert "unknown scheme 'gcs'" in call(*command, "gcs://b/x", code=4).stderr
+        assert os.listdir() == []
+
+    def test_empty_path(self, layout, monkeypatch):
+        monkeypatch.chdir(layout)
+        call("stat", "", code=3)
+        call("init", "", code=4)
+
     def test_existing_path(self, tmp_path):
         assert str(tmp_path) in call("init", tmp_path, code=5).stderr
 
@@ -167,7 +186,8 @@ class TestPut:
 
     def test_unknown_algorithm(self, layout, tmp_path):
         (tmp_path / "a").write_bytes(b"content")
-        assert "md4711" in call("put", layout, tmp_path / "a", "--algorithm", "md4711", code=4).stderr
+        for name in ("md4711", "md5"):
+            assert name in call("put", layout, tmp_path / "a", "--algorithm", name, code=2).stderr
 
     def test_expected_digest(self, layout, tmp_path):
         (tmp_path / "a").write_bytes(b"content")
@@ -175,6 +195,23 @@ class TestPut:
         assert ABSENT in result.stderr
         assert answer("ls", layout) == {"blobs": []}
         call("put", layout, tmp_path / "a", "--expect", digest_of(b"content"))
+
+    def test_total_of_the_progress(self, layout, tmp_path, monkeypatch):
+        totals = []
+
+        class Watch(blobs.Progress):
+            def __init__(self, what, *, total):
+                super().__init__(what, total=total)
+                totals.append(total)
+
+        monkeypatch.setattr(blobs, "Progress", Watch)
+        monkeypatch.setattr(blobs, "on_terminal", lambda stream: True)
+        for name, size in (("a", 5), ("b", 7)):
+            (tmp_path / name).write_bytes(bytes(size))
+        call("put", layout, tmp_path / "a", tmp_path / "b")
+        call("put", layout, tmp_path / "a", "/dev/null")
+        call("put", layout, tmp_path / "a", tmp_path / "absent", code=3)
+        assert totals == [12, None, None]
 
     def test_standard_input(self, layout):
         content = os.urandom(3 * MIB + 17)
@@ -276,8 +313,8 @@ class TestPutCompressed:
     def test_errors(self, layout, tmp_path):
         (tmp_path / "a").touch()
         call("put", layout, tmp_path / "a", "--level", "3", code=2)
-        call("put", layout, tmp_path / "a", "--compress", "lz4711", code=4)
-        call("put", layout, tmp_path / "a", "--compress", "gzip", "--level", "10", code=4)
+        call("put", layout, tmp_path / "a", "--compress", "lz4711", code=2)
+        call("put", layout, tmp_path / "a", "--compress", "gzip", "--level", "10", code=2)
         assert answer("ls", layout) == {"blobs": []}
 
 
@@ -418,6 +455,51 @@ class TestStat:
         call("stat", layout, target, code=4)
 
 
+class TestShortDigests:
+    """Of blobs that no index has: a config, a layer, a loose one."""
+
+    @pytest.mark.parametrize("what", ["config", "layer", "loose"])
+    @pytest.mark.parametrize(("start", "end"), [(0, 14), (0, 19), (7, 14), (7, 60)])
+    def test_of_any_blob(self, image, tmp_path, what, start, end):
+        layout = image["layout"]
+        with fastcas.open(layout) as cas:
+            digest = {**image, "loose": cas.put_blob(b"loose").digest}[what]
+            content = cas.read_blob(digest)
+        text = digest[start:end]
+        assert call("get", layout, text).stdout_bytes == content
+        assert answer("stat", layout, text) == {"digest": digest, "size": len(content)}
+        call("cp", f"{layout}:{text}", tmp_path / "out")
+        assert (tmp_path / "out").read_bytes() == content
+        assert answer("rm", layout, text) == {"deleted": [digest]}
+
+    @pytest.mark.parametrize("command", ["get", "stat", "rm"])
+    def test_of_several_and_of_none(self, layout, command):
+        folder = layout / "blobs" / "sha256"
+        one, two = (f"{'ab' * 31}{number}" for number in ("00", "11"))
+        for name in (one, two):
+            (folder / name).write_bytes(b"")
+        stderr = call(command, layout, "abababa", code=4).stderr
+        assert f"sha256:{one}, sha256:{two}" in stderr
+        call(command, layout, "sha256:ababab", code=4)
+        call(command, layout, "sha256:1234567", code=4)
+        assert call(command, layout, "ababab", code=4 if command == "rm" else 3)
+        assert sorted(os.listdir(folder)) == [one, two]
+
+    def test_the_index_comes_first(self, image):
+        layout = image["layout"]
+        text = image["manifest"][7:14]
+        (layout / "blobs" / "sha256" / text.ljust(64, "0")).write_bytes(b"")
+        assert answer("stat", layout, text)["digest"] == image["manifest"]
+        call("tag", layout, image["layer"][7:14], "v1")
+        assert answer("stat", layout, image["layer"][7:14])["digest"] == image["manifest"]
+        assert "begins 2 digests" in call("rm", layout, text, code=4).stderr
+
+    def test_tag(self, image):
+        call("untag", image["layout"], "v1")
+        short = image["manifest"][7:19]
+        assert answer("tag", image["layout"], "v2", short)["digest"] == image["manifest"]
+
+
 class TestCopy:
     @pytest.mark.parametrize("options", [[], ["--verify"], ["--link"]])
     def test_blob_out(self, image, tmp_path, options):
@@ -431,8 +513,13 @@ class TestCopy:
     def test_by_name_and_into_a_folder(self, image, tmp_path):
         folder = tmp_path / "folder"
         folder.mkdir()
-        assert call("cp", f"{image['layout']}:v1", folder).output == ""
+        result = call("cp", f"{image['layout']}:v1", folder)
         assert (folder / image["manifest"][7:]).read_bytes() == image["raw"]
+        assert result.stdout == ""
+        assert f"wrote the manifest of v1 to {folder}/{image['manifest'][7:]}" in result.stderr
+        assert f"{folder} is no layout" in result.stderr
+        assert call("cp", f"{image['layout']}:{image['manifest']}", folder).output == ""
+        assert f"{folder} is no layout" in call("cp", image["layout"], folder, code=2).stderr
 
     def test_verified(self, image, tmp_path):
         corrupt(image["layout"], image["layer"])
@@ -472,6 +559,22 @@ class TestChange:
     def test_remove_checks_all_digests_first(self, image):
         call("rm", image["layout"], image["layer"], "sha256:x", code=4)
         assert len(answer("ls", image["layout"])["blobs"]) == 3
+
+    @pytest.mark.parametrize("name", ["site:v2", "host:5000", "abcdef12"])
+    def test_remove_is_not_for_references(self, image, name):
+        call("tag", image["layout"], name, "v1")
+        stderr = call("rm", image["layout"], image["layer"], name, code=4).stderr
+        assert f"{name} is a reference" in stderr
+        assert "untag" in stderr
+        assert len(answer("ls", image["layout"])["blobs"]) == 3
+        assert "site:v3" in call("rm", image["layout"], "site:v3", code=3).stderr
+
+    def test_remove_of_an_algorithm_that_is_not_registered(self, image):
+        path = image["layout"] / "blobs" / "md5"
+        path.mkdir()
+        (path / "abc").write_bytes(b"")
+        assert answer("rm", image["layout"], "md5:abc") == {"deleted": ["md5:abc"]}
+        assert not (path / "abc").exists()
 
     @pytest.mark.parametrize("target", ["v1", "manifest"])
     def test_tag(self, image, target):
@@ -545,6 +648,31 @@ class TestErrors:
         call("ls", code=2)
         call("ls", "a", "--colour", code=2)
 
+    @pytest.mark.parametrize(
+        "command", [["refs"], ["gc"], ["scrub"], ["tag", "a", "v1"], ["get", "v1"], ["cp", "-"]]
+    )
+    def test_a_broken_index_is_named(self, image, command):
+        index = image["layout"] / "index.json"
+        index.write_bytes(b"{")
+        name, *rest = command
+        stderr = call(name, image["layout"], *rest, code=4).stderr
+        assert stderr.startswith(f"fastcas: {index}: not valid JSON: ")
+
+    @pytest.mark.parametrize(
+        ("message", "shown"),
+        [
+            ("index: bad", "/x/image/index.json: bad"),
+            ("index.json: not a regular file", "/x/image/index.json: not a regular file"),
+            ("'/x/image': no index", "'/x/image': no index"),
+            ("something: else", "/x/image/index.json: something: else"),
+            ("bad", "/x/image/index.json: bad"),
+        ],
+    )
+    def test_the_path_stands_in_the_message_once(self, message, shown):
+        assert describe(InvalidError(message, path="/x/image/index.json")) == shown
+        assert describe(InvalidError(message, path="/x/image/index.json", digest=ABSENT)) == message
+        assert describe(InvalidError(message)) == message
+
     def test_defects_of_the_program_are_not_hidden(self, layout, monkeypatch):
         monkeypatch.setattr(fastcas.DirEngine, "clean", lambda self: 1 / 0)
         result = CliRunner().invoke(main, ["clean", str(layout)])
@@ -568,6 +696,25 @@ class TestErrors:
             result = run(*arguments, stdout=full, env=environment)
         message = f"fastcas: standard output: {os.strerror(errno.ENOSPC)}\n"
         assert (result.returncode, result.stderr.decode()) == (5, message)
+
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    @pytest.mark.parametrize("command", [["--help"], ["--version"], ["put", "--help"]])
+    def test_help_on_a_full_device_and_to_a_reader_that_left(self, command, unbuffered):
+        environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": unbuffered}
+        with open("/dev/full", "wb") as full:
+            result = run(*command, stdout=full, env=environment)
+        message = f"fastcas: {os.strerror(errno.ENOSPC)}\n"
+        assert (result.returncode, result.stderr.decode()) == (5, message)
+        receive, send = os.pipe()
+        os.close(receive)
+        with open(send, "wb") as pipe:
+            result = run(*command, stdout=pipe, env=environment)
+        assert (result.returncode, result.stderr) == (141, b"")
+
+    @pytest.mark.parametrize(("command", "code"), [([], 2), (["ls", "/nowhere"], 3), (["ls"], 2)])
+    def test_messages_that_no_one_can_be_shown(self, command, code):
+        with open("/dev/full", "wb") as full:
+            assert run(*command, stderr=full).returncode == code
 
     def test_closed_streams(self, image):
         command = f'exec "$0" -m fastcas "$@" {"{}"}'
@@ -721,6 +868,14 @@ class TestTerminal:
         assert result.returncode == 0
         assert terminal.text() == ""
 
+    def test_a_manifest_that_becomes_a_file(self, image, terminal, tmp_path):
+        out = tmp_path / "out"
+        for name in ("v1", image["manifest"], image["manifest"][7:14]):
+            run("cp", f"{image['layout']}:{name}", out, stderr=terminal.program)
+        message = f"fastcas: wrote the manifest of v1 to {out}: for a layout, {out}/\r\n"
+        assert terminal.text() == message
+        assert run("cp", f"{image['layout']}:v1", out).stderr == b""
+
     def test_sizes_for_people(self, image, terminal):
         for arguments in (["ls"], ["refs"], ["put", "-"], ["put", "-", "/dev/null"]):
             name, *rest = arguments
@@ -740,13 +895,36 @@ class TestNames:
             stream.write(b"content")
         result = run("put", layout, file, "--json")
         source = json.loads(result.stdout)["blobs"][0]["source"]
-        assert os.fsencode(source) == file
+        assert source == f"{tmp_path}/caf\\xe9\n"
         result = run("put", layout, file, "/dev/null", stdout=terminal.program)
         assert result.returncode == 0
         assert f"{tmp_path}/caf\\xe9\\n" in terminal.text()
         result = run("put", layout, file + b"-")
         assert result.returncode == 3
         assert result.stderr.decode().startswith(f"fastcas: {tmp_path}/caf\\xe9\\n-: ")
+
+    def test_not_utf8_in_json_and_messages(self, layout, tmp_path):
+        name = b"b\xff\xf0\x9f\x98\x80"  # which ends with a character outside of UTF-16's first plane
+        os.mkdir(os.fsencode(tmp_path) + b"/" + name)
+        file = os.fsencode(tmp_path) + b"/" + name + b"/" + name
+        with open(file, "wb"):
+            pass
+        shown = "b\\xff\U0001f600"
+        result = run("put", "--json", layout, name, cwd=os.path.dirname(file))
+        assert json.loads(result.stdout)["blobs"][0]["source"] == shown
+        assert b"\\udcff" not in result.stdout
+        for command, code in (
+            (["ls", file], 4),
+            (["build", layout, "/dev/null", "--tag", "a", "--env", b"A=" + name], 2),
+            (["build", layout, layout, "--tag", "a", "--user", name], 4),
+            (["artifact", layout, file, "--tag", "a", "--type", "a/b"], 4),
+            (["artifact", layout, os.path.dirname(file), "--tag", "a", "--type", "a/b"], 4),
+        ):
+            result = run(*command)
+            message = result.stderr.decode()
+            assert result.returncode == code, message
+            assert shown in message
+            assert "UTF-8" in message or command[0] == "ls"
 
     def test_layout_with_odd_names(self, tmp_path):
         for name in (b"img[12]", b"a b", b"caf\xe9"):

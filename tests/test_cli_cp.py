@@ -223,6 +223,17 @@ class TestArchives:
             assert run("cp", "-", other, input=damaged).returncode in codes
             assert names(other) == {}
 
+    def test_what_is_no_archive(self, image, other, tmp_path):
+        file = tmp_path / "f1"
+        file.write_bytes(b"text")
+        message = "no archive of a layout: neither a tar nor one that is compressed\n"
+        assert call("cp", file, other, code=4).stderr == f"fastcas: {file}: {message}"
+        assert run("cp", "-", other, input=b"text").stderr.decode() == f"fastcas: {message}"
+        with tarfile.open(file, "w") as archive:
+            archive.add(image / "oci-layout", "oci-layout")
+        stderr = call("cp", file, other, code=4).stderr
+        assert stderr == f"fastcas: {file}: not a layout, it has no index.json\n"
+
     def test_damaged_source(self, image, tmp_path):
         digest = answer("stat", image, "v1")["layers"][0]["digest"]
         corrupt(image, digest)

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import sysconfig
 import textwrap
 from collections import Counter
 
@@ -570,6 +571,64 @@ def test_the_system_calls_of_a_small_blob_and_of_an_index(run, tmp_path):
     update = "ofka" + "ofrf" + "owf" + "{}" + "afr" + "lm" + "{}" + "cc" + "uc"
     assert told["update none"] == update.format("", "")
     assert told["update full"] == told["update batch"] == update.format("s", "s")
+
+
+COUNTER = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+
+long taken;
+
+void PyEval_RestoreThread(void *state)
+{
+    ((void (*)(void *))dlsym(RTLD_NEXT, "PyEval_RestoreThread"))(state);
+    taken++;
+}
+"""
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_ENABLE_SHARED"),
+    reason="an interpreter without a library of its own finds its functions in itself",
+)
+def test_a_small_blob_takes_the_gil_once_a_call(tmp_path):
+    """What waits for the GIL beside busy threads waits a switch interval each time."""
+    program = """
+        import ctypes, itertools, json, os, pathlib, sys
+        import fastcas
+        taken = ctypes.c_long.in_dll(ctypes.CDLL(os.environ["LD_PRELOAD"]), "taken")
+        numbers = itertools.count()
+        def count(operation, *arguments):
+            before = taken.value
+            result = operation(*arguments)
+            return taken.value - before, result
+        told = {}
+        for level in ("none", "batch", "full"):
+            path = pathlib.Path(sys.argv[1], level)
+            with fastcas.create(path / "image", durability=level) as cas:
+                cas.put_blob(b"the first anchors the directory")
+                told[level], put = count(cas.put_blob, b"small")
+                (path / "source").write_text(level)
+                told["file " + level], _ = count(cas.put_blob, path / "source")
+                cas.sync()
+                told["read_blob"], _ = count(cas.read_blob, put.digest)
+                told["get_blob"], blob = count(cas.get_blob, put.digest)
+                told["read"], _ = count(blob.read)
+                told["close"], _ = count(blob.close)
+                with cas.get_blob(put.digest) as blob:
+                    told["readinto"], _ = count(blob.readinto, bytearray(9))
+        print(json.dumps(told))
+    """
+    done = run_with_shim(build_shim(tmp_path, COUNTER), textwrap.dedent(program), tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    # At "full" besides: the directory is synced and closed.
+    full = {told.pop("full"), told.pop("file full") - 1}
+    assert full == {3}
+    # A file is read before.
+    assert {told.pop(f"file {level}") for level in ("none", "batch")} == {2}
+    assert told.pop("none") == told.pop("batch") == 1
+    assert set(told.values()) == {1}, told
 
 
 def test_a_small_put_meets_a_disk_that_fails(run, tmp_path):

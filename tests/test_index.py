@@ -85,7 +85,9 @@ def test_an_update_returns_what_will_be_read(tmp_path, change, count):
             assert one.to_json() == other.to_json()
 
 
-@pytest.mark.parametrize("style", [{"indent": 3}, {"separators": (" , ", ":\t")}], ids=["indented", "spaced"])
+@pytest.mark.parametrize(
+    "style", [{"indent": 3}, {"separators": (" , ", ":\t")}], ids=["indented", "spaced"]
+)
 def test_an_index_of_another_style_is_written_compact(tmp_path, style):
     text = "a,  b : [ ]"
     value = {

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import errno
 import io
+import itertools
 import os
 import pickle
 import signal
@@ -101,10 +102,11 @@ def test_credentials_in_a_url_are_refused_and_not_repeated():
     assert SECRET not in str(caught.value)
 
 
-def test_other_schemes_are_paths(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(NotExistError):
-        fastcas.open("http://x/y")
+def test_other_schemes_are_refused(tmp_path):
+    for url in ("http://x/y", "S3://AKID:" + SECRET + "@bucket/x"):
+        with pytest.raises(InvalidError, match="unknown scheme") as caught:
+            fastcas.open(url)
+        assert SECRET not in str(caught.value)
     with pytest.raises(InvalidError):
         fastcas.open(tmp_path, config={})
 
@@ -514,11 +516,54 @@ def test_what_is_stored_and_damaged_is_stored_anew(store, url, damage):
 
 
 def test_what_is_gathered_goes_to_a_file_when_it_is_much(small_parts):
-    with ingest.Gathered() as gathered:
+    with ingest.Gathered(ingest.Budget(1 << 20)) as gathered:
         for _ in range(3):
             gathered.add(memoryview(noise(64 << 10)))
         assert not gathered.blocks
         assert os.fstat(gathered.file.fileno()).st_size == 3 * (64 << 10)
+
+
+def test_what_is_gathered_goes_to_a_file_when_others_have_the_memory():
+    budget = ingest.Budget(100)
+    with ingest.Gathered(budget) as gathered, budget.take(60):
+        gathered.add(memoryview(bytes(40)))
+        assert gathered.file is None
+        gathered.add(memoryview(bytes(1)))
+        assert os.fstat(gathered.file.fileno()).st_size == 41
+        assert budget.borrow(40, wait=False)  # what it had is free
+        budget.give_back(40)
+    with budget.take(100, wait=False) as taken:
+        assert taken
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("known", [False, True], ids=["digest unknown", "digest known"])
+def test_pipes_that_one_thread_feeds_in_turn(store, small_parts, monkeypatch, known):
+    """None may wait for the others to end: its feeder waits for it."""
+    monkeypatch.setattr(ingest, "_MEMORY", 256 << 10)
+    store._ingest._memory = ingest.Budget(512 << 10)
+    contents = [noise(1 << 20, seed) for seed in range(6)]
+    pipes = [os.pipe() for _ in contents]
+
+    def feed():
+        for start in range(0, 1 << 20, 128 << 10):  # more than a pipe holds
+            for (_, end), content in zip(pipes, contents, strict=True):
+                left = memoryview(content)[start : start + (128 << 10)]
+                while left:
+                    left = left[os.write(end, left) :]
+        for _, end in pipes:
+            os.close(end)
+
+    def put(pipe, content):
+        expected = {"expected_digest": digest_of(content), "expected_size": 1 << 20} if known else {}
+        with open(pipe[0], "rb", buffering=0) as file:
+            return store.put_blob(file, **expected)
+
+    feeder = threading.Thread(target=feed, daemon=True)
+    feeder.start()
+    with ThreadPoolExecutor(len(pipes)) as pool:
+        found = list(pool.map(put, pipes, contents))
+    assert [blob.digest for blob in found] == list(map(digest_of, contents))
 
 
 def test_a_put_that_expects_what_is_stored_reads_its_source_all_the_same(store):
@@ -1362,6 +1407,43 @@ def test_many_that_are_interrupted_leave_none_at_work():
         with pytest.raises(KeyboardInterrupt):
             Many(pool, interrupt).run([1], put)
         assert ended == [1]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("how", ["interrupted", "failed"])
+def test_many_that_end_early_stop_those_at_work(how):
+    begun = threading.Barrier(3)
+
+    def put(item, told):
+        if item == 0:
+            begun.wait()
+            raise OSError("refused")
+        begun.wait()
+        for done in itertools.count(1):  # for ever, if nobody stops it
+            told(done, None)
+            time.sleep(0.001)
+
+    def interrupt(*_):
+        if how == "interrupted":
+            raise KeyboardInterrupt
+
+    error = KeyboardInterrupt if how == "interrupted" else OSError
+    with ThreadPoolExecutor(3) as pool, pytest.raises(error):
+        Many(pool, interrupt).run([1, 2, 0] if how == "interrupted" else [0, 1, 2], put)
+
+
+def test_an_error_that_takes_no_attribute_stays():
+    class Refused(Exception):
+        __slots__ = ()
+
+        def __setattr__(self, name, value):
+            raise TypeError("frozen")
+
+    def put(item, told):
+        raise Refused
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(Refused):
+        Many(pool, None).run([1], put)
 
 
 def test_uploads_share_a_budget():

@@ -27,16 +27,14 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_
 
 from fastcas.native.algorithm cimport fc_algorithm
 from fastcas.native.evp cimport fc_evp_fetch, fc_evp_load, fc_evp_reason, fc_evp_version
-from fastcas.native.files cimport FC_KICK_THREADS, fc_files, fc_files_kick, fc_files_sync
+from fastcas.native.files cimport FC_KICK_THREADS, FC_SYNC_THREADS, fc_files, fc_files_kick, fc_files_sync
 from fastcas.native.fetch cimport FC_FETCH_CHUNK, FC_FETCH_THREADS, fc_fetch, fc_fetch_read, fc_wanted
 from fastcas.native.lanes cimport fc_sha256_kernel, fc_sha256_supported
 from fastcas.native.many cimport (
     FC_EKIND, FC_FILE, FC_MEMORY, FC_NAME, fc_many, fc_many_close, fc_many_item, fc_many_open, fc_many_run,
 )
 from fastcas.native.names cimport fc_names_open, fc_names_stat, fc_names_unlink, fc_place
-from fastcas.native.pool cimport (
-    FC_POOL_MAX, fc_pool, fc_pool_run, fc_pool_start, fc_pool_stop, fc_step,
-)
+from fastcas.native.pool cimport fc_pool, fc_pool_run, fc_pool_start, fc_pool_stop, fc_step
 from fastcas.native.small cimport (
     FC_SMALL, fc_small, fc_small_name_late, fc_small_place, fc_small_put, fc_small_read, fc_small_stage,
     fc_small_source, fc_small_verify,
@@ -54,6 +52,7 @@ from fastcas.native.stream cimport (
 )
 from fastcas.native.sys cimport (
     fc_count_pair, fc_is_hex, fc_link_fd, fc_next_name, fc_open_regular, fc_openat2, fc_read_names,
+    fc_same_file,
 )
 from fastcas.native.xxh cimport fc_xxh_load
 
@@ -1429,7 +1428,7 @@ cdef class Fetch:
 
 
 def sync_files(fds not None, statuses=None):
-    """fsync(2) of the open files `fds`, on up to FC_POOL_MAX threads, the disk being told of all of them
+    """fsync(2) of the open files `fds`, on up to FC_SYNC_THREADS threads, the disk being told of all of them
     first. Returns a list that has for each of them 0 or the errno. `statuses`, a writable buffer of C ints, all
     0, no fewer, is given them as they come to be known: an interruption leaves there what has failed."""
     cdef fc_files files
@@ -1451,7 +1450,7 @@ def sync_files(fds not None, statuses=None):
             files.next = 0
             run_pool(fc_files_kick, &files, <int>min(count, <size_t>FC_KICK_THREADS))
             files.next = 0
-            run_pool(fc_files_sync, &files, <int>min(count, <size_t>FC_POOL_MAX))
+            run_pool(fc_files_sync, &files, <int>min(count, <size_t>FC_SYNC_THREADS))
             return [files.statuses[i] for i in range(count)]
         finally:
             PyBuffer_Release(&buffer)
@@ -1737,6 +1736,14 @@ def filesystem_type(int fd):
     if fstatfs(fd, &facts) != 0:
         raise failure(-read_errno)
     return <unsigned long>facts.f_type & 0xFFFFFFFF
+
+
+def is_same_file(int fd, int other):
+    """os.path.sameopenfile, but with the GIL, which fstat(2) isn't worth."""
+    cdef int same = fc_same_file(fd, other)
+    if same < 0:
+        raise failure(same)
+    return same == 1
 
 
 def link_fd(int fd, int dirfd, bytes name not None):

@@ -19,7 +19,7 @@ class BlockSink:
     ``write``, ``fill`` and ``copy_from_fd`` are those of ``_core.Sink``.
     """
 
-    _block: bytearray
+    _block: Any  # memory that can be written
     _used: int
 
     def _took(self, count: int) -> None:

@@ -14,15 +14,17 @@ from importlib import import_module
 
 import click
 
-from fastcas.console import complain, flush
+from fastcas.console import complain, drop, flush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
 # The reader of our output has gone: what the shell reports of a program that SIGPIPE ended.
 PIPE_CLOSED = 128 + 13
 HELP_WIDTH = 96
+DEFAULT_WIDTH = 80
+LEAST_WIDTH = 20  # click's formatter fails where no word has a place
 
 # Section, the module of fastcas.commands, and each command with the first sentence of its help.
 SECTIONS = (
@@ -118,14 +120,7 @@ class Commands(click.Group):
         except (click.ClickException, click.Abort):
             raise
         except Exception as error:
-            status = exit_status(error)
-            if status is None:
-                raise
-            with suppress(OSError):  # what was printed before; the first error counts
-                flush()
-            if status != PIPE_CLOSED:
-                complain(describe(error))
-            raise click.exceptions.Exit(status) from error
+            end(error)
         except KeyboardInterrupt:
             complain("interrupted")
             raise click.exceptions.Exit(130) from None
@@ -135,14 +130,20 @@ class Commands(click.Group):
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         # Left to itself, click imports shutil to learn this, for a twentieth of what --help may take.
         extra.setdefault("terminal_width", min(columns(), HELP_WIDTH))
-        return super().make_context(*args, **extra)
+        try:
+            return super().make_context(*args, **extra)
+        except OSError as error:  # of --help and --version, which print from here
+            end(error)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         extra.update(standalone_mode=False, prog_name="fastcas")
         try:
             status = super().main(*args, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
+            try:
+                error.show()
+            except OSError:  # as for complain
+                drop(sys.stderr)
             status = error.exit_code
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx else "fastcas"
@@ -160,11 +161,24 @@ class Commands(click.Group):
 
 
 def columns() -> int:
-    """The width of the terminal, 80 where there is none."""
+    """The width of the terminal, 80 where there is none or it can't be."""
     try:
-        return int(os.environ.get("COLUMNS") or os.get_terminal_size(1).columns or 80)
+        width = int(os.environ.get("COLUMNS") or os.get_terminal_size(1).columns)
     except (OSError, ValueError):
-        return 80
+        return DEFAULT_WIDTH
+    return width if width >= LEAST_WIDTH else DEFAULT_WIDTH
+
+
+def end(error: Exception) -> NoReturn:
+    """Says what is wrong, if it is no defect of the program, and ends with its exit code."""
+    status = exit_status(error)
+    if status is None:
+        raise error
+    with suppress(OSError):  # what was printed before; the first error counts
+        flush()
+    if status != PIPE_CLOSED:
+        complain(describe(error))
+    raise click.exceptions.Exit(status) from error
 
 
 def exit_status(error: BaseException) -> int | None:
@@ -190,7 +204,22 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, FastCASError):
         reason = error.strerror or str(error)
         return f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason
-    return str(error)
+    path = getattr(error, "path", None)
+    # Whoever asks for a digest knows of which layout.
+    if not path or getattr(error, "digest", None):
+        return str(error)
+    return place(str(error), os.fsdecode(path))
+
+
+def place(message: str, path: str) -> str:
+    """The message, with the path that it is about; most have it, or the layout's, others begin with a
+    name in the layout."""
+    folder = os.path.dirname(path) if os.path.isabs(path) else ""
+    if any(known in message or repr(known) in message for known in (path, folder) if len(known) > 1):
+        return message
+    name, _, rest = message.partition(": ")
+    named = name in ("archive", "index") or path.endswith(f"/{name}")
+    return f"{path}: {rest if named and rest else message}"
 
 
 @click.group(

@@ -34,13 +34,22 @@ def printable(text: str) -> str:
     )
 
 
+def _unescape(message: str) -> str:
+    """Bytes of names that aren't UTF-8 as ``printable`` shows them, also where repr() came first."""
+    if "\\udc" not in message:
+        return message
+    import re
+
+    return re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", message)
+
+
 def complain(message: str) -> None:
     if sys.stderr is None:
         return
     try:
-        print(f"fastcas: {printable(message)}", file=sys.stderr, flush=True)
+        print(f"fastcas: {printable(_unescape(message))}", file=sys.stderr, flush=True)
     except OSError:
-        pass  # no one is there to be told; the exit code still says it
+        drop(sys.stderr)  # no one is there to be told; the exit code still says it
 
 
 def output() -> Any:
@@ -67,7 +76,20 @@ def say(line: str) -> None:
 def say_json(document: dict[str, Any]) -> None:
     import json
 
-    say(json.dumps(document))
+    text = json.dumps(document)
+    # Bytes that aren't UTF-8 came as lone surrogates, which strict parsers refuse.
+    say(json.dumps(_as_text(document)) if "\\udc" in text else text)
+
+
+def _as_text(value: Any) -> Any:
+    """``value`` with bytes of file names that aren't UTF-8 as ``\\xNN``."""
+    if isinstance(value, dict):
+        return {key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return value
 
 
 def flush() -> None:
@@ -82,15 +104,15 @@ def flush() -> None:
 
 def refused(error: OSError) -> OSError:
     """The error of a write to standard output, saying so; nothing more is written there."""
-    drop_output()
+    drop(sys.stdout)
     return OSError(error.errno, error.strerror, "standard output")
 
 
-def drop_output() -> None:
-    """Point standard output nowhere, so that the interpreter's last flush can't complain."""
+def drop(stream: Any) -> None:
+    """Point a standard stream nowhere, so that the interpreter's last flush can't complain."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
     except (OSError, ValueError, AttributeError):
         pass

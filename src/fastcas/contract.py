@@ -216,6 +216,10 @@ class Contract(ABC):
         it to. A copy of an image asks this before it opens a blob of its source."""
         return [False] * len(wanted)
 
+    def get_blobs(self, digests: Iterable[str]) -> Iterator[BlobReader]:
+        """``get_blob`` of many, in their order, perhaps some ahead of who takes them."""
+        return map(self.get_blob, digests)
+
     def stat_blobs(self, digests: Iterable[str]) -> Iterator[BlobInfo]:
         """``stat_blob`` of many, in their order, perhaps several at once."""
         return map(self.stat_blob, digests)

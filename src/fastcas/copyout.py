@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import os
-import stat
 
 from fastcas import _core
+from fastcas.destination import Destination
 from fastcas.errors import DigestMismatchError, SizeMismatchError
 from fastcas.files import open_to_others
 from fastcas.results import CopyResult
@@ -45,58 +45,23 @@ def copy_out(
     progress: Callable[[int, int | None], object] | None,
 ) -> CopyResult:
     """See ``Engine.copy_blob``."""
-    # A link at the destination stays; what it points to is replaced.
-    path = os.path.realpath(os.fsdecode(destination))
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        mode = None
-    with engine.get_blob(digest) as blob:
-        if mode is not None and stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        temp = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.fastcas-part")
-        try:
-            return _copy_to(path, mode, temp, blob, link=link, verify=verify, progress=progress)
-        except OSError as error:
-            # What a descriptor refused has no file name, and the temporary file's says little.
-            if error.errno is not None and error.filename in (None, temp):
-                error.filename = path
-                del error.filename2  # set to None, it would be shown
-            raise
-
-
-def _copy_to(
-    path: str,
-    mode: int | None,
-    temp: str,
-    blob: BlobReader,
-    *,
-    link: bool,
-    verify: bool,
-    progress: Callable[[int, int | None], object] | None,
-) -> CopyResult:
-    if mode is not None and not stat.S_ISREG(mode):
-        with _core.open_path(path, os.O_WRONLY | os.O_NOCTTY) as fd:
-            if verify:
-                _pour(blob, fd, progress)
-                return CopyResult("copy", blob.size)
-            return CopyResult(_fill(blob, fd, False, progress, first="sendfile"), blob.size)
-    try:
-        method = "hardlink" if link and _link(blob, temp, verify) else None
+    path = os.fsdecode(destination)
+    with engine.get_blob(digest) as blob, Destination(path) as out:
+        if out.temp is None:
+            with out.open() as fd:
+                if verify:
+                    _pour(blob, fd, progress)
+                    return CopyResult("copy", blob.size)
+                return CopyResult(_fill(blob, fd, False, progress, first="sendfile"), blob.size)
+        method = "hardlink" if link and _link(blob, out.temp, verify) else None
         if method is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            with _core.open_path(temp, flags, 0o600) as fd:
+            with out.open() as fd:
                 method = _fill(blob, fd, verify, progress, first="reflink")
                 found = os.fstat(fd).st_size
                 if found != blob.size:
                     raise _wrong_size(blob, found)
                 open_to_others(fd, 0o666)
-        os.rename(temp, path)
-    finally:
-        try:  # a rename onto another name of the same file leaves both
-            os.unlink(temp)
-        except FileNotFoundError:
-            pass
+        out.replace()
     return CopyResult(method, blob.size)
 
 

@@ -141,7 +141,8 @@ class Engine(Contract):
         ``link=True`` tries "hardlink" first: the file is then the blob itself, read-only, and
         changing it would corrupt the store. ``verify=True`` hashes what is copied; otherwise the
         content is what is stored, unverified. The file appears, or replaces one that is there, when
-        it is complete; a device or FIFO is written to. It is not synced.
+        it is complete; a device or FIFO is written to, and so is what is open as ``/dev/stdout`` or
+        another descriptor. It is not synced.
 
         Raises NotExistError, IsADirectoryError; DigestMismatchError and SizeMismatchError, and
         then ``destination`` is as it was.

@@ -75,7 +75,7 @@ def check_bytes(raw: bytes, *, limit: int, what: str) -> bytes:
 
 
 def compact(raw: bytes | msgspec.Raw) -> bytes | msgspec.Raw:
-    """``raw``, which is valid, without blanks between its tokens; its strings and numbers stay."""
+    """``raw``, which is valid, without blanks between tokens; strings and numbers stay as they are."""
     content = bytes(raw)
     # Most have none, and to go through all of it takes ten times as long as to look for one.
     if content[:1] in (b"[", b"{") and any(blank in content for blank in _BLANKS):
@@ -289,7 +289,7 @@ def encode_string(value: str) -> bytes:
     try:
         text = msgspec.json.encode(value if type(value) is str else str.__str__(value))
     except UnicodeEncodeError:
-        raise InvalidError(f"lone surrogate in {shorten(value)}") from None
+        raise InvalidError(f"{shorten(value)} isn't UTF-8: lone surrogate") from None
     if b"<" in text or b">" in text or b"&" in text:
         text = text.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
     if b"\xe2\x80" in text:

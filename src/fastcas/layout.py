@@ -27,11 +27,25 @@ _COMMON_SPELLINGS = (LAYOUT_BYTES.rstrip(), b'{"imageLayoutVersion": "1.0.0"}')
 
 
 def is_url(path: object) -> bool:
-    """Whether a path is the URL of an object store."""
+    """Whether a path is the URL of an object store; InvalidError for a URL of another scheme, which
+    nobody means who says it of a directory."""
     if not isinstance(path, str):
         return False
     scheme, separator, _ = path.partition("://")
-    return bool(separator) and scheme in SCHEMES
+    if not separator:
+        return False
+    if scheme not in SCHEMES and _is_scheme(scheme):
+        # The rest may have a password in it.
+        known = ", ".join(SCHEMES)
+        raise InvalidError(
+            f"unknown scheme {scheme!r}: {known}; for a directory of that name ./{scheme}://..."
+        )
+    return scheme in SCHEMES
+
+
+def _is_scheme(text: str) -> bool:
+    """By RFC 3986, section 3.1."""
+    return text[:1].isalpha() and text.isascii() and all(c.isalnum() or c in "+-." for c in text)
 
 
 def check_version(raw: bytes, root: str, path: str) -> None:

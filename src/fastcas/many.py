@@ -6,6 +6,7 @@ import os
 import threading
 from collections import deque
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ _WAITING_BYTES = 64 << 20
 _TELL = 0.1  # seconds
 
 
+class _Stopped(Exception):
+    """What ends a put whose result nobody waits for any more."""
+
+
 class Many:
     """One call that puts many on the threads of ``pool``. ``progress`` is called by the thread that
     called, with the bytes of all."""
@@ -34,6 +39,7 @@ class Many:
         self._lock = threading.Lock()
         self._done = 0
         self._told = 0
+        self._stopped = False
 
     def put(self, sources: Iterable[Any], put: Callable[[Any, Progress], T]) -> list[T]:
         """Puts all in order of their results; see ``Engine.put_blobs``."""
@@ -74,6 +80,7 @@ class Many:
             while waiting:
                 self._take(waiting, results)
         except BaseException:
+            self._stopped = True
             for _, future in waiting:
                 future.cancel()
             wait([future for _, future in waiting])
@@ -90,9 +97,10 @@ class Many:
         error = future.exception()
         if error is not None:
             number = len(results)
-            error.source = source  # type: ignore[attr-defined]
-            if hasattr(error, "add_note"):
-                error.add_note(f"source {number} of put_blobs: {repr(source)[:200]}")
+            with suppress(Exception):  # not every exception takes them
+                error.source = source  # type: ignore[attr-defined]
+                if hasattr(error, "add_note"):
+                    error.add_note(f"source {number} of put_blobs: {repr(source)[:200]}")
             raise error
         results.append(future.result())
 
@@ -101,6 +109,8 @@ class Many:
 
         def watch(done: int, _: int | None) -> None:
             nonlocal told
+            if self._stopped:
+                raise _Stopped
             with self._lock:
                 self._done += done - told
             told = done

@@ -45,7 +45,8 @@ def find_descriptor(engine: Engine, target: str, platform: str | None = None) ->
 
 
 def find_digest(engine: Engine, target: str, platform: str | None = None) -> str:
-    """The digest that a DIGEST or NAME of the command line means; a whole digest needn't be stored."""
+    """The digest that a DIGEST or NAME of the command line means: a whole digest, which needn't be
+    stored, else what the index knows by the name or beginning, else the blob that begins so."""
     from fastcas.digest import Digest
     from fastcas.errors import InvalidError, NotExistError
 
@@ -61,15 +62,42 @@ def find_digest(engine: Engine, target: str, platform: str | None = None) -> str
     try:
         return find_descriptor(engine, target, platform).digest
     except NotExistError:
-        if wrong is not None:
-            raise wrong from None
         if platform is not None:
             raise
+        from fastcas.image.resolve import find_stored
+
+        if (stored := find_stored(engine, target)) is not None:
+            return stored
+        if wrong is not None:
+            raise wrong from None
         try:
             return Digest(target)
         except InvalidError:
             pass
         raise
+
+
+def find_blob(engine: Engine, target: str) -> str:
+    """The digest that a DIGEST of the command line means where only a blob can be meant: a whole one,
+    which needn't be stored, or the beginning of one that is. A reference is refused."""
+    from fastcas.digest import Digest
+    from fastcas.errors import InvalidError, NotExistError
+
+    wrong = None
+    try:
+        if (digest := as_digest(target)) is not None:
+            return digest
+        if (digest := Digest(target)) in engine:
+            return digest
+    except InvalidError as error:
+        wrong = error  # unless it is the beginning of one
+    if target in engine.list_references():
+        raise InvalidError(f"{target} is a reference and no digest: untag removes it")
+    from fastcas.image.resolve import find_stored
+
+    if (stored := find_stored(engine, target)) is not None:
+        return stored
+    raise wrong or NotExistError(f"{target}: no such blob")
 
 
 def find_document(engine: Engine, target: str, platform: str | None = None) -> Descriptor:

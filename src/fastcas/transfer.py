@@ -13,8 +13,16 @@ from fastcas.console import (
     printable,
     standard_input,
 )
+from fastcas.facts import kind_of
 from fastcas.layout import is_url
-from fastcas.targets import as_digest, find_descriptor, find_digest, is_layout, split_place
+from fastcas.targets import (
+    as_digest,
+    find_descriptor,
+    find_digest,
+    find_entry,
+    is_layout,
+    split_place,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +89,8 @@ def copy(
                 raise Wrong("an archive isn't for a terminal: use a pipe or a file")
             return _to_archive(engine, name, to, platform, referrers, progress)
         if name is None:
+            if os.path.isdir(to):
+                raise Wrong(_no_layout(to))
             raise Wrong(f"say which: {printable(path)}:NAME or {printable(path)}:DIGEST")
         if referrers:
             raise Wrong("--referrers goes with a layout or an archive as the destination")
@@ -209,13 +219,35 @@ def _to_file(
     progress: Progress | None,
 ) -> dict[str, Any]:
     digest = find_digest(engine, name, platform)
-    if os.path.isdir(destination):
-        destination = os.path.join(destination, digest.partition(":")[2])
+    folder = destination if os.path.isdir(destination) else None
+    if folder is not None:
+        destination = os.path.join(folder, digest.partition(":")[2])
     elif ":" in os.path.basename(destination) and not _is_digest(name):
         to, _ = split_place(destination)
         raise Wrong(f"{printable(to)} is no layout: init makes one")
     done = engine.copy_blob(digest, destination, link=link, verify=verify, progress=progress)
+    _tell_document(engine, name, platform, destination, folder)
     return {"blobs": 1, "bytes": done.size, "method": done.method}
+
+
+def _tell_document(
+    engine: Engine, name: str, platform: str | None, path: str, folder: str | None
+) -> None:
+    """Says that an image's document alone became a file, which is seldom meant, least of all in a
+    folder."""
+    if _is_digest(name) or (entry := find_entry(engine, name)) is None:
+        return
+    kind = kind_of(entry.media_type) if platform is None else "manifest"
+    wrote = f"wrote the {kind} of {name} to {path}"
+    if folder is not None:
+        complain(f"{wrote}: {_no_layout(folder)}")
+    elif on_terminal(sys.stderr):
+        complain(f"{wrote}: for a layout, {path}/")
+
+
+def _no_layout(folder: str) -> str:
+    example = os.path.join(folder, "NEW/")
+    return printable(f"{folder} is no layout; one is made where nothing is, as {example}")
 
 
 def _tell_missing(missing: list[str]) -> None:

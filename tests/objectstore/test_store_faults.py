@@ -4,6 +4,7 @@ update of the index is lost, no wrong byte is delivered."""
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import random
 import signal
@@ -550,6 +551,27 @@ def test_a_writer_killed_in_the_middle_of_an_upload(bucket, proxy, cas, spawn, m
     assert_sound(bucket)
 
 
+@pytest.mark.parametrize("how", ["refused", "raised", "interrupted"])
+def test_an_upload_that_is_given_up_leaves_nothing(bucket, cas, how):
+    """Not even parts that were on their way when it was."""
+    content = noise(LARGE)
+
+    def source():
+        for start in range(0, LARGE, MIB):
+            yield content[start : start + MIB]
+        if how == "raised":
+            raise OSError("gone")
+        if how == "interrupted":
+            raise KeyboardInterrupt
+
+    errors = {"refused": CorruptError, "raised": OSError, "interrupted": KeyboardInterrupt}
+    for _ in range(8):
+        with pytest.raises(errors[how]):
+            cas.put_blob(source(), expected_digest=digest_of(b""), expected_size=LARGE)
+    assert list(cas) == []
+    assert not any(place.is_dir() for place in bucket.path.glob(".sgwtmp/multipart/*/*"))
+
+
 # ---- what an operation costs ----
 
 
@@ -654,6 +676,37 @@ def test_a_copy_looks_at_many_at_once(bucket, proxy, cas, tmp_path):
             proxy.rule("HEAD", BLOB, before=lambda _: together.wait(60))
             assert sum(fastcas.copy_image(source, "v1", cas).methods.values()) == 16
             assert proxy.acted("before") == 32
+
+
+@pytest.mark.parametrize("way", ["directory", "another bucket", "archive", "from an archive"])
+def test_small_blobs_are_asked_for_and_sent_at_once(bucket, proxy, cas, tmp_path, way):
+    """All are held until there are sixteen."""
+    come, together = itertools.count(1), threading.Event()
+
+    def hold(_):
+        if next(come) == 16:
+            together.set()
+        assert together.wait(20)
+
+    layers = [noise(SMALL, seed) for seed in range(32)]
+    with fastcas.create(tmp_path / "source") as source:
+        _image(source, layers)
+        fastcas.export_archive(source, tmp_path / "image.tar")
+        if way != "from an archive":
+            fastcas.copy_images(source, cas)
+    keys = "|".join(digest_of(layer).partition(":")[2] for layer in layers)
+    proxy.rule("PUT" if way == "from an archive" else "GET", keys, before=hold)
+    if way == "from an archive":
+        fastcas.import_archive(cas, tmp_path / "image.tar")
+    elif way == "archive":
+        fastcas.export_archive(cas, tmp_path / "out.tar")
+        assert (tmp_path / "out.tar").read_bytes() == (tmp_path / "image.tar").read_bytes()
+    else:
+        path = tmp_path / "there" if way == "directory" else "memory://copies-at-once/x"
+        with fastcas.create(path) as target:
+            fastcas.copy_images(cas, target)
+            assert target.scrub().problems == []
+    assert proxy.acted("before") == 32
 
 
 def test_copies_of_small_blobs_are_sent_at_once(proxy, cas, tmp_path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 
 import click
 
 from fastcas.commands.options import (
+    ALGORITHM,
     as_json,
     check_level,
     compress_options,
@@ -28,7 +31,7 @@ from fastcas.console import (
     write,
 )
 from fastcas.facts import sized
-from fastcas.targets import describe_document, find_digest
+from fastcas.targets import describe_document, find_blob, find_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ CHUNK = 1 << 20
 @click.option("--expect", metavar="DIGEST", help="Store FILE only if it has this digest.")
 @click.option(
     "--algorithm",
+    type=ALGORITHM,
     metavar="NAME",
     default="sha256",
     show_default=True,
@@ -98,9 +102,10 @@ def put(
 
     sources = [standard_input() if name == "-" else Path(name) for name in files]
     what = files[0] if len(files) == 1 else f"{len(files)} files"
+    shown = "standard input" if what == "-" else what
     stored: list[Any]
     with open_layout(layout, durability) as engine:
-        with Progress("standard input" if what == "-" else what) as progress:
+        with Progress(shown, total=total_size(files)) as progress:
             if len(sources) > 1 and compress is None:
                 stored = list(engine.put_blobs(sources, algorithm=algorithm, progress=progress))
             else:
@@ -135,6 +140,20 @@ def put(
             say(blob.digest)
 
 
+def total_size(files: tuple[str, ...]) -> int | None:
+    """What the files have together; None where one is no regular file, or someone else's to refuse."""
+    total = 0
+    for name in files if on_terminal(sys.stderr) else ():
+        try:
+            facts = os.stat(name)
+        except OSError:
+            return None
+        if name == "-" or not stat.S_ISREG(facts.st_mode):
+            return None
+        total += facts.st_size
+    return total
+
+
 @click.command()
 @layout_argument
 @click.argument("target", metavar="DIGEST")
@@ -147,10 +166,11 @@ def get(layout: str, target: str, file: str | None, platform: str | None, as_jso
     """Write a blob out, verified.
 
     The content is checked against its digest while it is read: damaged content ends with exit
-    code 1 and never with its last bytes. A reference's name in place of DIGEST gets what it names.
+    code 1 and never with its last bytes. The first seven or more digits of a DIGEST are enough. A
+    reference's name in its place gets what it names.
 
     \b
-    fastcas get image sha256:9f86d0... | tar t
+    fastcas get image sha256:9f86d081884c | tar t
     fastcas get image v1 --platform linux/arm64 -o manifest.json
     """
     from pathlib import Path
@@ -229,18 +249,16 @@ def stream_blobs(engine: Engine) -> None:
 def rm(layout: str, digests: tuple[str, ...], as_json: bool) -> None:
     """Delete blobs.
 
-    References to them stay. What isn't there counts as deleted, and isn't in the JSON. To remove
-    an image, untag it and let gc find what is unused.
+    References to them stay. A DIGEST may be the first seven or more digits of one; a whole one that
+    isn't there counts as deleted, and isn't in the JSON. To remove an image, untag it and let gc
+    find what is unused.
 
     \b
-    fastcas rm image sha256:9f86d081884c7d65...
+    fastcas rm image sha256:9f86d081884c
     """
-    from fastcas.digest import Digest
-
-    wanted = [Digest(text) for text in digests]
     deleted = []
     with open_layout(layout) as engine:
-        for digest in wanted:
+        for digest in [find_blob(engine, text) for text in digests]:
             there = digest in engine
             engine.delete_blob(digest)
             if there:

@@ -10,6 +10,7 @@ import click
 
 from fastcas.commands.options import (
     PAIR,
+    PLATFORM,
     annotation_option,
     as_json,
     check_level,
@@ -96,7 +97,10 @@ def words(ctx: click.Context, param: click.Parameter, value: str | None) -> list
 @layers_argument
 @click.option("--tag", required=True, metavar="NAME", help="The name of the image.")
 @click.option(
-    "--platform", metavar="OS/ARCH", help="What it runs on: linux/arm64. Else Linux on this machine."
+    "--platform",
+    type=PLATFORM,
+    metavar="OS/ARCH",
+    help="What it runs on: linux/arm64. Else Linux on this machine.",
 )
 @compress_options
 @click.option("--entrypoint", callback=words, metavar="COMMAND", help="What is run, in one argument.")

@@ -63,18 +63,65 @@ class Pair(click.ParamType):  # type: ignore[type-arg]
         key, equals, text = value.partition("=")
         if not equals or not key:
             self.fail(f"{value!r} is not KEY=VALUE.", param, ctx)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value!r} isn't UTF-8.", param, ctx)
         return key, text
+
+
+class Checked(click.ParamType):  # type: ignore[type-arg]
+    """A text that the library takes; ``check`` raises a FastCASError for others."""
+
+    def __init__(self, name: str, check: Callable[[str], object]) -> None:
+        self.name = name
+        self._check = check
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        from fastcas.errors import FastCASError
+
+        try:
+            self._check(value)
+        except FastCASError as error:
+            self.fail(f"{error}.", param, ctx)
+        return str(value)
+
+
+def _check_platform(text: str) -> None:
+    from fastcas.image.platform import parse_platform
+
+    parse_platform(text)
+
+
+def _check_compression(text: str) -> None:
+    from fastcas.image.codec import find_compression
+
+    find_compression(text)
+
+
+def _check_algorithm(text: str) -> None:
+    from fastcas.digest import REGISTERED
+    from fastcas.errors import InvalidError
+
+    if text not in REGISTERED:
+        raise InvalidError(f"unknown algorithm {text!r}; there are {', '.join(map(repr, REGISTERED))}")
 
 
 DURATION = Duration()
 SIZE = Size()
 PAIR = Pair()
+PLATFORM = Checked("platform", _check_platform)
+COMPRESSION = Checked("compression", _check_compression)
+ALGORITHM = Checked("algorithm", _check_algorithm)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 layout_argument = click.argument("layout")
 layers_argument = click.argument("layers", nargs=-1, required=True, metavar="LAYER...")
 platform_option = click.option(
-    "--platform", metavar="OS/ARCH", help="Of an index, the image for it: linux/arm64, linux/arm/v7."
+    "--platform",
+    type=PLATFORM,
+    metavar="OS/ARCH",
+    help="Of an index, the image for it: linux/arm64, linux/arm/v7.",
 )
 annotation_option = click.option(
     "--annotation",
@@ -91,13 +138,23 @@ def compress_options(function: Function) -> Function:
     level = click.option(
         "--level", type=int, metavar="N", help="Of --compress: gzip 1 to 9 (5), zstd 1 to 22 (3)."
     )
-    compress = click.option("--compress", metavar="NAME", help="Store it compressed: gzip or zstd.")
+    compress = click.option(
+        "--compress", type=COMPRESSION, metavar="NAME", help="Store it compressed: gzip or zstd."
+    )
     return compress(level(function))
 
 
 def check_level(compress: str | None, level: int | None) -> None:
     if level is not None and compress is None:
         raise click.UsageError("--level goes with --compress")
+    if compress is not None:
+        from fastcas.errors import InvalidError
+        from fastcas.image.codec import find_compression
+
+        try:
+            find_compression(compress).check_level(level)
+        except InvalidError as error:
+            raise click.BadParameter(str(error), param_hint="'--level'") from None
 
 
 def open_layout(path: str, durability: str = "full") -> Engine:

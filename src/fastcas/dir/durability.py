@@ -128,7 +128,7 @@ class Durability:
     def _sync_names(self, directory: int, algorithm: str) -> None:
         self._root.sync(directory, f"{BLOBS}/{algorithm}")
         anchored = self._anchored.get(algorithm)
-        if anchored is not None and os.path.sameopenfile(anchored.fd, directory):
+        if anchored is not None and _core.is_same_file(anchored.fd, directory):
             return
         # Whoever made this directory may not have synced its own name yet.
         with self._root.open(BLOBS, DIRECTORY) as blobs:

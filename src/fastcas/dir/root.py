@@ -214,6 +214,8 @@ def create_layout(path: str, *, durable: bool) -> Root:
     ``durable``: on return the layout and every directory made for it survive power loss.
     Raises ClobberError where anything is at ``path``; then nothing was touched.
     """
+    if not path:  # which abspath takes for the current directory
+        raise InvalidError("an empty path is none where a layout can be made", path=path)
     path = os.path.abspath(path)
     missing: list[str] = []
     parent = os.path.dirname(path)
@@ -293,6 +295,8 @@ def open_root(path: str) -> Root:
     Raises NotExistError where there is nothing, InvalidError for anything that is no layout of
     version 1.0.0 with a ``blobs`` directory and an ``index.json`` that is a regular file.
     """
+    if not path:  # which abspath takes for the current directory
+        raise NotExistError("an empty path: no such layout", path=path)
     try:
         root = Root(path)
     except FileNotFoundError as error:

@@ -11,14 +11,16 @@ from __future__ import annotations
 import errno
 import io
 import os
-import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastcas import jsonstyle
+from fastcas import _core, jsonstyle
+from fastcas.destination import Destination
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError, NotExistError, SizeMismatchError
+from fastcas.expected import check_algorithm, check_content
 from fastcas.files import open_to_others
 from fastcas.image import tar
 from fastcas.image.closure import find_closure, merge_entries, name_of, select_entry, shift
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from fastcas.engine import Engine
     from fastcas.image.closure import Item
     from fastcas.model import Platform
+    from fastcas.reader import BlobReader
 
 __all__ = ["ArchiveResult", "export_archive", "import_archive"]
 
@@ -41,8 +44,13 @@ _LAYOUT_BYTES = b'{"imageLayoutVersion":"1.0.0"}\n'
 _LAYOUT_LIMIT = 64 << 10
 _CHUNK = 256 << 10
 _BUFFER = 64 << 10
-_MAGIC = 4  # bytes that tell a compression
 _MOST_LEFT_OUT = 100
+# So many blobs are asked for before they are written, where the engine can.
+_MOST_AHEAD = 32
+# Of an archive's small blobs so many, or of so many bytes, are put at once.
+_MOST_AT_ONCE = 256
+_MOST_BYTES = 8 << 20
+_SMALL = 1 << 20
 
 
 class ArchiveResult(NamedTuple):
@@ -72,9 +80,10 @@ def export_archive(
     behind. Equal content gives equal bytes: members are in order of their names, of one owner and
     without times. ``progress(done, total)`` counts the blobs' bytes.
 
-    A file appears at the path, or replaces one, when it is complete; a device or FIFO is written to.
-    It is not synced. After an error an object has been given the beginning of an archive, which
-    lacks its end and is refused by whoever reads it: a damaged blob is noticed when its end is read.
+    A file appears at the path, or replaces one, when it is complete; a device or FIFO is written to,
+    and so is what is open as ``/dev/stdout`` or another descriptor. It is not synced.
+    After an error an object has been given the beginning of an archive, which lacks its end and is
+    refused by whoever reads it: a damaged blob is noticed when its end is read.
 
     Raises as ``copy_image`` does, InvalidError for a platform of the whole index, and OSError from
     the target.
@@ -108,39 +117,48 @@ def _pack(
     total = sum(item.size for item in items)
     done = 0
     folder = ""
-    for item in items:
-        name = _name_of_blob(item.digest)
-        if folder == "":
-            yield tar.encode_header(_BLOBS, kind=tarfile.DIRTYPE, mode=0o755)
-        if os.path.dirname(name) != folder:
-            folder = os.path.dirname(name)
-            yield tar.encode_header(folder, kind=tarfile.DIRTYPE, mode=0o755)
-        yield tar.encode_header(name, item.size)
-        for piece in _read_item(engine, item):
-            yield piece
-            done += len(piece)
-            if progress is not None:
-                progress(done, total)
-        yield tar.padding(item.size)
+    for item, blob in _open_all(engine, items):
+        with blob or nullcontext():
+            name = _name_of_blob(item.digest)
+            if folder == "":
+                yield tar.encode_header(_BLOBS, kind=tarfile.DIRTYPE, mode=0o755)
+            if os.path.dirname(name) != folder:
+                folder = os.path.dirname(name)
+                yield tar.encode_header(folder, kind=tarfile.DIRTYPE, mode=0o755)
+            yield tar.encode_header(name, item.size)
+            for piece in _read_item(item, blob):
+                yield piece
+                done += len(piece)
+                if progress is not None:
+                    progress(done, total)
+            yield tar.padding(item.size)
     for name, content in ((_INDEX, index), (_LAYOUT, _LAYOUT_BYTES)):
         yield tar.encode_header(name, len(content)) + content + tar.padding(len(content))
     yield tar.END
 
 
-def _read_item(engine: Engine, item: Item) -> Iterator[bytes]:
-    if item.data is not None:
-        yield item.data
+def _open_all(engine: Engine, items: list[Item]) -> Iterator[tuple[Item, BlobReader | None]]:
+    """The items in order, each with a reader, to be closed, of what it doesn't have itself."""
+    for start in range(0, len(items), _MOST_AHEAD):
+        group = items[start : start + _MOST_AHEAD]
+        readers = engine.get_blobs([item.digest for item in group if item.data is None])
+        for item in group:
+            yield item, next(readers) if item.data is None else None
+
+
+def _read_item(item: Item, blob: BlobReader | None) -> Iterator[bytes]:
+    if blob is None:
+        yield item.data or b""
         return
-    with engine.get_blob(item.digest) as blob:
-        if blob.size != item.size:
-            raise SizeMismatchError(
-                f"{item.digest}: {blob.size} bytes are stored now, {item.size} were before",
-                digest=item.digest,
-                expected=item.size,
-                actual=blob.size,
-            )
-        while piece := blob.read(_CHUNK):
-            yield piece
+    if blob.size != item.size:
+        raise SizeMismatchError(
+            f"{item.digest}: {blob.size} bytes are stored now, {item.size} were before",
+            digest=item.digest,
+            expected=item.size,
+            actual=blob.size,
+        )
+    while piece := blob.read(_CHUNK):
+        yield piece
 
 
 def _name_of_blob(digest: Digest) -> str:
@@ -148,32 +166,14 @@ def _name_of_blob(digest: Digest) -> str:
 
 
 def _write_file(path: str, pieces: Iterator[bytes]) -> None:
-    # A link at the path stays; what it points to is replaced.
-    path = os.path.realpath(path)
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        mode = stat.S_IFREG
-    if not stat.S_ISREG(mode):
-        with open(path, "wb", buffering=_BUFFER) as file:
-            file.writelines(pieces)
-        return
-    temp = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.fastcas-part")
-    try:
-        with open(temp, "xb", buffering=_BUFFER, opener=_open_private) as file:
-            file.writelines(pieces)
-            file.flush()
-            open_to_others(file.fileno(), 0o666)
-        os.rename(temp, path)
-    finally:
-        try:
-            os.unlink(temp)
-        except FileNotFoundError:
-            pass
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    with Destination(path) as out:
+        with out.open() as fd:
+            with open(fd, "wb", buffering=_BUFFER, closefd=False) as file:
+                file.writelines(pieces)
+            if out.temp is not None:
+                open_to_others(fd, 0o666)
+        if out.temp is not None:
+            out.replace()
 
 
 def _write_all(target: Any, piece: bytes) -> None:
@@ -216,7 +216,11 @@ def import_archive(
     """
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb", buffering=_BUFFER) as file:
-            found = _unpack(engine, _read_plain(file.read), progress)
+            try:
+                found = _unpack(engine, _read_plain(file.read), progress)
+            except InvalidError as error:
+                error.path = error.path or source
+                raise
     elif hasattr(source, "read") and not isinstance(source, io.TextIOBase):
         found = _unpack(engine, _read_plain(source.read), progress)
     else:
@@ -248,16 +252,20 @@ def _read_plain(read: Callable[[int], Any]) -> Callable[[int], Any]:
     """What reads the tar itself, which may be compressed."""
     stream = tar.Stream(read)
     first = b""
-    while len(first) < _MAGIC and (more := stream.read_some(_MAGIC - len(first))):
+    while len(first) < tar.BLOCK and (more := stream.read_some(tar.BLOCK - len(first))):
         first += more
     pushed = _Pushed(first, stream.read_some)
     if sniff(first).name == "none":
+        if not tar.is_tar_header(first):
+            raise InvalidError("no archive of a layout: neither a tar nor one that is compressed")
         return pushed.read
     return decompress(pushed).read
 
 
 class _Found:
-    """What an archive had, as far as it was read."""
+    """What an archive had, as far as it was read; ``index`` once it was to its end."""
+
+    index: Index
 
     def __init__(self) -> None:
         self.blobs: set[str] = set()
@@ -265,8 +273,7 @@ class _Found:
         self.left_out: list[str] = []
         self.documents: dict[str, bytes] = {}
 
-    @property
-    def index(self) -> Index:
+    def read_index(self) -> None:
         layout = self.documents.get(_LAYOUT)
         if layout is None or _INDEX not in self.documents:
             lacking = _LAYOUT if layout is None else _INDEX
@@ -277,11 +284,12 @@ class _Found:
             raise InvalidError(
                 f"archive: {_LAYOUT}: imageLayoutVersion must be 1.0.0, not {shorten(version)}"
             )
-        return Index.from_json(self.documents[_INDEX], what=f"archive: {_INDEX}")
+        self.index = Index.from_json(self.documents[_INDEX], what=f"archive: {_INDEX}")
 
 
 def _unpack(engine: Engine, read: Callable[[int], Any], progress: Progress | None) -> _Found:
     found = _Found()
+    small = _Small(engine)
     for member in tar.read_members(read):
         name = member.name
         digest = _digest_of_name(name)
@@ -295,20 +303,54 @@ def _unpack(engine: Engine, read: Callable[[int], Any], progress: Progress | Non
         elif digest is not None:
             if digest in found.blobs:
                 raise InvalidError(f"archive: {digest} stands in it twice", digest=digest)
-            engine.put_blob(
-                member,
-                algorithm=digest.algorithm,
-                expected_digest=digest,
-                expected_size=member.size,
-                progress=shift(progress, found.bytes, None),
-            )
             found.blobs.add(digest)
+            if member.size <= _SMALL:
+                small.add(digest, member)
+            else:
+                engine.put_blob(
+                    member,
+                    algorithm=digest.algorithm,
+                    expected_digest=digest,
+                    expected_size=member.size,
+                    progress=shift(progress, found.bytes, None),
+                )
             found.bytes += member.size
             if progress is not None:
                 progress(found.bytes, None)
         elif len(found.left_out) < _MOST_LEFT_OUT:
             found.left_out.append(name)
+    small.put()
+    found.read_index()
     return found
+
+
+class _Small:
+    """Small blobs of an archive, which are gathered and put at once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._contents: dict[str, list[bytes]] = {}  # by algorithm
+        self._count = 0
+        self._size = 0
+
+    def add(self, digest: Digest, member: tar.Member) -> None:
+        content = member.read_all(_SMALL)
+        check_algorithm(digest.algorithm)
+        digester = _core.Digester(digest.algorithm)
+        digester.update(content)
+        # put_blobs knows no digests to expect, and what is wrong isn't stored.
+        check_content(Digest.of(digest.algorithm, digester.hexdigest()), len(content), digest, None)
+        self._contents.setdefault(digest.algorithm, []).append(content)
+        self._count += 1
+        self._size += len(content)
+        if self._count == _MOST_AT_ONCE or self._size >= _MOST_BYTES:
+            self.put()
+
+    def put(self) -> None:
+        for algorithm, contents in self._contents.items():
+            self._engine.put_blobs(contents, algorithm=algorithm)
+        self._contents.clear()
+        self._count = self._size = 0
 
 
 def _digest_of_name(name: str) -> Digest | None:

@@ -68,8 +68,8 @@ def build_artifact(
     for the caller to name it. Equal arguments give equal digests.
 
     Raises InvalidError for a name outside the grammar, a media type outside RFC 6838's, two files of
-    one title, and what a folder has that is neither a file nor a folder; NotExistError for a subject
-    that isn't there.
+    one title, a file's name that isn't UTF-8, and what a folder has that is neither a file nor a
+    folder; NotExistError for a subject that isn't there.
     """
     if reference is not None:
         check_reference_name(reference)
@@ -84,9 +84,10 @@ def build_artifact(
         subject = Descriptor(subject.media_type, subject.digest, subject.size)
     layers: dict[str, Descriptor] = {}
     done = 0
-    for title, kind, open_file in _list_files(files, media_type):
+    for title, path, kind, open_file in _list_files(files, media_type):
         if title in layers:
             raise InvalidError(f"two files have the title {shorten(title)}")
+        _check_title(title, path)
         with open_file() as file:
             digest, size = engine.put_blob(file, progress=shift(progress, done, None))
         layers[title] = Descriptor(kind, digest, size, annotations={ANNOTATION_TITLE: title})
@@ -105,19 +106,26 @@ def build_artifact(
     return publish(engine, found, reference, needs, anyhow=subject is not None)
 
 
-def _list_files(files: Any, media_type: str) -> Iterator[tuple[str, str, Any]]:
-    """Title, media type and what opens it, of each file."""
+def _check_title(title: str, path: str) -> None:
+    try:
+        title.encode()
+    except UnicodeEncodeError:
+        raise InvalidError(f"{path!r}: the name of the file isn't UTF-8", path=path) from None
+
+
+def _list_files(files: Any, media_type: str) -> Iterator[tuple[str, str, str, Any]]:
+    """Title, path, media type and what opens it, of each file."""
     for item in [files] if isinstance(files, (str, os.PathLike)) else files:
         path, kind = item if isinstance(item, tuple) else (item, media_type)
         path = os.fsdecode(path)
         _check_media_type(kind)
         mode = os.stat(path).st_mode
         if stat.S_ISREG(mode):
-            yield os.path.basename(path), kind, partial(open, path, "rb", buffering=0)
+            yield os.path.basename(path), path, kind, partial(open, path, "rb", buffering=0)
         elif stat.S_ISDIR(mode):
             for entry in scan_folder(path):
                 if stat.S_ISREG(entry.facts.st_mode):
-                    yield entry.name, kind, partial(_open_entry, entry)
+                    yield entry.name, entry.path, kind, partial(_open_entry, entry)
                 elif not stat.S_ISDIR(entry.facts.st_mode):
                     raise InvalidError(
                         f"{entry.path!r} is neither a file nor a folder", path=entry.path

@@ -353,9 +353,9 @@ def find_compression(name: str) -> Codec:
     try:
         return _known[name]
     except KeyError:
-        raise UnknownTypeError(
-            f"unknown compression {shorten(name)}; there are {', '.join(_known)}", algorithm=name
-        ) from None
+        known = ", ".join(map(repr, _known))
+        message = f"unknown compression {shorten(name)}; there are {known}"
+        raise UnknownTypeError(message, algorithm=name) from None
 
 
 def sniff(head: bytes) -> Codec:

@@ -151,15 +151,15 @@ def _copy(
 ) -> list[str]:
     methods = ["copy"] * len(items)
     stored = []
+    for number, item in enumerate(items):
+        if item.data is None:
+            stored.append(number)
+        else:
+            algorithm = item.digest.algorithm
+            target.put_blob(item.data, algorithm=algorithm, expected_digest=item.digest)
     with ExitStack() as stack:
-        blobs = []
-        for number, item in enumerate(items):
-            if item.data is None:
-                stored.append(number)
-                blobs.append(stack.enter_context(source.get_blob(item.digest)))
-            else:
-                algorithm = item.digest.algorithm
-                target.put_blob(item.data, algorithm=algorithm, expected_digest=item.digest)
+        readers = source.get_blobs([items[number].digest for number in stored])
+        blobs = [stack.enter_context(reader) for reader in readers]
         copies = target.put_copies(blobs, verify=verify, progress=progress)
         for number, copy in zip(stored, copies, strict=True):
             methods[number] = copy.method

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Path = tuple[Descriptor, ...]
 
-__all__ = ["resolve_reference"]
+__all__ = ["find_stored", "resolve_reference"]
 
 #: The least number of digits that are taken for the beginning of a digest: fewer are a tag's.
 SHORTEST = 7
@@ -97,20 +97,42 @@ def _with_digest(engine: Engine, entries: Iterable[Descriptor], digest: Digest) 
 
 
 def _beginning_with(engine: Engine, entries: Iterable[Descriptor], text: str) -> list[Path]:
+    begins = _beginning(text)
+    if begins is None:
+        return []
+    paths = _search(engine, entries, lambda node: begins(node.digest))
+    _check_one(text, {path[-1].digest for path in paths})
+    return paths
+
+
+def find_stored(engine: Engine, text: str) -> Digest | None:
+    """The digest of the stored blob that ``text`` is the beginning of; None where there is none, or it
+    is too short or no beginning. All blobs are listed. InvalidError where there are several."""
+    begins = _beginning(text)
+    if begins is None:
+        return None
+    found = {digest for digest in engine.list_blobs() if begins(digest)}
+    _check_one(text, found)
+    return found.pop() if found else None
+
+
+def _beginning(text: str) -> Callable[[Digest], bool] | None:
+    """What tells the digests that begin with ``text``; None for what is no beginning of one."""
     match = _SHORT.fullmatch(text)
     if match is None:
-        return []
+        return None
     algorithm, digits = match.groups()
 
-    def begins(node: Descriptor) -> bool:
-        found = node.digest
-        return found.encoded.startswith(digits) and algorithm in (None, found.algorithm)
+    def begins(digest: Digest) -> bool:
+        return digest.encoded.startswith(digits) and algorithm in (None, digest.algorithm)
 
-    paths = _search(engine, entries, begins)
-    digests = sorted({path[-1].digest for path in paths})
-    if len(digests) > 1:
-        raise InvalidError(f"{shorten(text)} begins {len(digests)} digests: {digests[0]}, {digests[1]}")
-    return paths
+    return begins
+
+
+def _check_one(text: str, found: set[Digest]) -> None:
+    if len(found) > 1:
+        first, second = sorted(found)[:2]
+        raise InvalidError(f"{shorten(text)} begins {len(found)} digests: {first}, {second}")
 
 
 def _search(

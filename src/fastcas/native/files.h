@@ -5,7 +5,8 @@
 
 #include <stddef.h>
 
-enum { FC_KICK_THREADS = 2 };
+/* What a journal takes into one commit, and a disk into one flush, is what is asked for at the same time. */
+enum { FC_KICK_THREADS = 2, FC_SYNC_THREADS = 64 };
 
 typedef struct {
     const int *fds;

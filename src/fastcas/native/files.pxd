@@ -1,6 +1,7 @@
 cdef extern from "files.h" nogil:
     enum:
         FC_KICK_THREADS
+        FC_SYNC_THREADS
 
     ctypedef struct fc_files:
         const int *fds

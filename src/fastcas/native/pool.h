@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum { FC_POOL_MAX = 16 };
+enum { FC_POOL_MAX = 64 };
 
 /* Does some of it, a tenth of a second at most where nothing blocks. 0: there is nothing left to do for this thread. `seat` tells
    the threads apart: from 0 on, the caller's is 0. */

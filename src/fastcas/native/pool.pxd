@@ -1,9 +1,6 @@
 cdef extern from "pool.h" nogil:
     ctypedef int (*fc_step)(void *context, int seat) noexcept nogil
 
-    enum:
-        FC_POOL_MAX
-
     ctypedef struct fc_pool:
         int helpers
 

@@ -91,6 +91,15 @@ struct entry {
     char name[];
 };
 
+int fc_same_file(int fd, int other)
+{
+    struct stat one, two;
+
+    if (fstat(fd, &one) || fstat(other, &two))
+        return -errno;
+    return one.st_dev == two.st_dev && one.st_ino == two.st_ino;
+}
+
 int fc_read_names(int dirfd, char *buffer, size_t size)
 {
     long n = syscall(SYS_getdents64, dirfd, buffer, size);

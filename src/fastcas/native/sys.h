@@ -15,6 +15,8 @@ int fc_open_regular(int dirfd, const char *name, int64_t *size);
 int fc_open_source(const char *path, int64_t *size);
 /* Gives the open file `fd` a name. Needs no /proc where the kernel takes AT_EMPTY_PATH from this process. */
 int fc_link_fd(int fd, int dirfd, const char *name);
+/* 1 where both open files are the same. */
+int fc_same_file(int fd, int other);
 /* One buffer of directory entries, to be walked with fc_next_name. 0 at the end. */
 int fc_read_names(int dirfd, char *buffer, size_t size);
 /* Whether a name is `digits` lower-case hexadecimal digits. */

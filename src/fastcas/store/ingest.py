@@ -6,9 +6,12 @@ found right: a wrong one is aborted, and nothing was published.
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 import threading
+import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from fastcas import _core
@@ -19,12 +22,12 @@ from fastcas.expected import check_algorithm, check_content, too_long
 from fastcas.files import write_all
 from fastcas.source import Source, open_source, read_small
 from fastcas.store.bucket import MOST_PARTS, PART, PARTS_AT_ONCE, Missing
-from fastcas.store.channel import Channel
+from fastcas.store.channel import Channel, ChannelClosed
 from fastcas.store.reader import WHOLE, ObjectReader
 from fastcas.store.sweep import key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fastcas.contract import Progress
     from fastcas.reader import BlobReader
@@ -40,6 +43,10 @@ IN_MEMORY = 8 * PART
 #: Of an upload, what is in memory at the most; and of all uploads of an engine.
 _MEMORY = (PARTS_AT_ONCE + 4) * PART
 _MEMORY_OF_ALL = 2 * _MEMORY
+
+# How long an upload that is given up waits for the parts that are on their way, in seconds.
+_LEAVE = 10.0
+_NAP = 0.01
 
 _PROGRESS = 1 << 20
 _MIB = 1 << 20
@@ -85,7 +92,8 @@ class Ingest:
             digest, size = put.hash(opened)
             if not self.claim(digest, size, verify_existing):
                 opened.rewind()
-                self._send(opened, put, digest, size)
+                with self._memory.take(_MEMORY):
+                    self._send(opened, put, digest, size)
             put.tell(size)
             return digest, size
 
@@ -104,7 +112,8 @@ class Ingest:
             opened.size = size
             put = Put(digest.algorithm, digest, size, verify, progress, opened)
             if size > PART:
-                self._send(opened, put, digest, size)
+                with self._memory.take(_MEMORY):
+                    self._send(opened, put, digest, size)
             else:
                 self._send_whole(opened, put, digest, size)
             put.tell(size)
@@ -143,7 +152,11 @@ class Ingest:
             found = put.hash(source)
             put.tell(size)
             return found
-        self._send(source, put, digest, size)
+        with self._memory.take(_MEMORY, wait=_is_file(source)) as taken:
+            if taken:
+                self._send(source, put, digest, size)
+        if not taken:
+            return self._put_gathered(source, put)
         put.tell(size)
         return digest, size
 
@@ -155,15 +168,15 @@ class Ingest:
             self._put_small(digest, blocks[0] if blocks else b"")
 
     def _put_gathered(self, source: Source, put: Put) -> tuple[Digest, int]:
-        room = IN_MEMORY if source.size is None else source.size
-        with Gathered() as gathered:
-            with self._memory.take(min(room, IN_MEMORY)):
-                digest, size = put.feed(source, gathered.add)
-                if gathered.file is None:
-                    self._put_blocks(digest, size, gathered.blocks, put.verify_existing)
-            if gathered.file is not None and not self.claim(digest, size, put.verify_existing):
+        with Gathered(self._memory) as gathered:
+            if _is_file(source):
+                gathered.reserve(min(source.size or 0, IN_MEMORY))
+            digest, size = put.feed(source, gathered.add)
+            if gathered.file is None:
+                self._put_blocks(digest, size, gathered.blocks, put.verify_existing)
+            elif not self.claim(digest, size, put.verify_existing):
                 gathered.file.seek(0)
-                with open_source(gathered.file) as spooled:
+                with open_source(gathered.file) as spooled, self._memory.take(_MEMORY):
                     self._send(spooled, put, digest, size)
         put.tell(size)
         return digest, size
@@ -192,9 +205,10 @@ class Ingest:
         return True
 
     def _send(self, source: Source, put: Put, digest: Digest, size: int) -> None:
-        """Sends what is known to be ``digest``, or said to be: what isn't is never published."""
+        """Sends what is known to be ``digest``, or said to be: what isn't is never published. The
+        caller has taken the memory."""
         part = max(PART, -(-size // MOST_PARTS // _MIB) * _MIB)
-        with self._memory.take(_MEMORY), Upload(self._bucket, key_of(digest), part) as upload:
+        with Upload(self._bucket, key_of(digest), part) as upload:
             found, count = put.feed(source, upload.give)
             check_content(found, count, digest, size)
             upload.end()
@@ -224,7 +238,9 @@ class Put:
         """Digest and size of the source, which are what was expected."""
         limit = -1 if self._expected_size is None else self._expected_size
         expected = -1 if source.size is None else source.size
-        sink = _core.Sink(-1, self._algorithm, expected=expected, limit=limit)
+        # What is hashed isn't sent yet; but who wants progress may also want to stop.
+        watch = None if self._progress is None else lambda *_: self._tell(self._told)
+        sink = _core.Sink(-1, self._algorithm, expected=expected, limit=limit, progress=watch)
         try:
             source.feed(sink)
             encoded, size = sink.finish()
@@ -255,8 +271,11 @@ class Put:
     def tell(self, done: int) -> None:
         """Reports progress, about once a MiB, and never back."""
         if self._progress is not None and done > self._told:
-            self._told = done
-            self._progress(done, self._total)
+            self._tell(done)
+
+    def _tell(self, done: int) -> None:
+        self._told = done
+        self._progress(done, self._total)  # type: ignore[misc]
 
     def _checked(self, digest: Digest, size: int) -> tuple[Digest, int]:
         check_content(digest, size, self._expected_digest, self._expected_size)
@@ -289,9 +308,9 @@ class _Hasher(BlockSink):
         self._told = 0
         self._owner = os.getpid()
         # One byte more than is expected, so that the end is met without a second block.
-        self._block = bytearray(PART if size is None or size > PART else size + 1)
+        self._block = _new_block(PART if size is None or size > PART else size + 1)
         self._used = 0
-        self._delivered: list[bytearray] = []
+        self._delivered: list[tuple[weakref.ref[memoryview], bytearray | mmap.mmap]] = []
 
     def _took(self, count: int) -> None:
         self._used += count
@@ -310,20 +329,20 @@ class _Hasher(BlockSink):
 
     def _flush(self) -> None:
         self._check_owner()
-        block = memoryview(self._block)[: self._used]
-        self._hash.update(block)
-        self._deliver(block)
+        view = memoryview(self._block)[: self._used]
+        self._hash.update(view)
+        self._delivered.append((weakref.ref(view), self._block))
+        self._deliver(view)
         self._used = 0
 
-    def _next_block(self) -> bytearray:
+    def _next_block(self) -> bytearray | mmap.mmap:
         """One of those before that nobody looks at any more: a new one would have to be cleared."""
-        if len(self._block) == PART:
-            self._delivered.append(self._block)
-        for block in self._delivered:
-            if _is_free(block):
-                self._delivered.remove(block)
+        for one in self._delivered:
+            view, block = one
+            if view() is None and len(block) == PART:
+                self._delivered.remove(one)
                 return block
-        return bytearray(PART)
+        return _new_block(PART)
 
     def finish(self) -> tuple[Digest, int]:
         self._check_owner()  # there may be nothing to flush
@@ -332,33 +351,46 @@ class _Hasher(BlockSink):
         return Digest.of(self._hash.name, self._hash.hexdigest()), self._size
 
 
-def _is_free(block: bytearray) -> bool:
-    """Whether nobody has a view of it: its size can't be changed while somebody has."""
-    try:
-        block.append(block.pop())
-    except BufferError:
-        return False
-    return True
+def _is_file(source: Source) -> bool:
+    """Whether it gives its bytes whatever others wait for. What is fed by somebody, as a pipe is, may
+    give none while another source of the same feeder waits to be read."""
+    return source.size is not None
+
+
+def _new_block(size: int) -> bytearray | mmap.mmap:
+    if size <= _MIB:
+        return bytearray(size)
+    # What malloc has given to one of many threads it keeps when it is free.
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class Gathered:
-    """Content whose digest isn't known yet: first in memory, then in a file without a name."""
+    """Content whose digest isn't known yet: first in memory, as far as ``budget`` goes, then in a file
+    without a name."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
         self.file: Any = None
         self.blocks: list[memoryview] = []
+        self._budget = budget
+        self._held = 0
         self._size = 0
 
     def __enter__(self) -> Gathered:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._give_back()
         if self.file is not None:
             self.file.close()
 
+    def reserve(self, size: int) -> None:
+        """Waits until so many bytes may be in memory."""
+        self._budget.borrow(size)
+        self._held = size
+
     def add(self, block: memoryview) -> None:
         self._size += len(block)
-        if self.file is None and self._size <= IN_MEMORY:
+        if self.file is None and self._size <= IN_MEMORY and self._has_room():
             self.blocks.append(block)
             return
         if self.file is None:
@@ -366,7 +398,22 @@ class Gathered:
             for earlier in self.blocks:
                 self._write(earlier)
             self.blocks.clear()
+            self._give_back()
         self._write(block)
+
+    def _has_room(self) -> bool:
+        more = self._size - self._held
+        if more <= 0:
+            return True
+        if not self._budget.borrow(more, wait=False):
+            return False
+        self._held += more
+        return True
+
+    def _give_back(self) -> None:
+        held, self._held = self._held, 0
+        if held:
+            self._budget.give_back(held)
 
     def _write(self, block: memoryview) -> None:
         try:
@@ -417,11 +464,31 @@ class Upload:
 
     def _run(self) -> None:
         try:
-            self._bucket.upload(self._key, self._blocks.get_all(), self._part)
+            self._bucket.upload(self._key, self._give_all(), self._part)
         except BaseException as error:
             self._failure = error
         finally:
             self._blocks.close()
+
+    def _give_all(self) -> Iterator[memoryview]:
+        """The blocks, for the client, which aborts the upload when there is no end. A part that came
+        after that would lie in the store, hidden, for ever: so first those on their way may come."""
+        given: list[weakref.ref[memoryview]] = []
+        while True:
+            try:
+                block = self._blocks.get()
+            except ChannelClosed:
+                break
+            if block is None:
+                return
+            given = [view for view in given if view() is not None]
+            given.append(weakref.ref(block))
+            yield block
+            del block  # else it would be seen as on its way
+        until = time.monotonic() + _LEAVE
+        while any(view() is not None for view in given) and time.monotonic() < until:
+            time.sleep(_NAP)
+        raise ChannelClosed
 
 
 class Budget:
@@ -434,34 +501,46 @@ class Budget:
     def __init__(self, size: int) -> None:
         self._size = size
         self._left = size
-        self._holders: list[int] = []  # the threads that have some, each as often as it took some
+        self._held: dict[int, int] = {}  # by the threads that have some
         self._lock = threading.RLock()  # taken by itself, as a Channel's is
         self._change = threading.Condition(self._lock)
 
-    def take(self, size: int) -> _Taken:
-        return _Taken(self, min(size, self._size))
+    def take(self, size: int, *, wait: bool = True) -> _Taken:
+        """For a with statement, which gives it back, and whose value says whether there was any."""
+        return _Taken(self, min(size, self._size), wait)
 
-    def borrow(self, size: int) -> None:
+    def borrow(self, size: int, *, wait: bool = True) -> bool:
+        """False where there isn't as much, and ``wait`` is false."""
         thread = threading.get_ident()
         with self._lock:
-            self._change.wait_for(lambda: self._left >= size or thread in self._holders)
+            if not wait and self._left < size:
+                return False
+            self._change.wait_for(lambda: self._left >= size or thread in self._held)
             self._left -= size
-            self._holders.append(thread)
+            self._held[thread] = self._held.get(thread, 0) + size
+            return True
 
     def give_back(self, size: int) -> None:
+        thread = threading.get_ident()
         with self._lock:
             self._left += size
-            self._holders.remove(threading.get_ident())
+            self._held[thread] -= size
+            if not self._held[thread]:
+                del self._held[thread]
             self._change.notify_all()
 
 
 class _Taken:
-    def __init__(self, budget: Budget, size: int) -> None:
+    def __init__(self, budget: Budget, size: int, wait: bool) -> None:
         self._budget = budget
         self._size = size
+        self._wait = wait
+        self._taken = False
 
-    def __enter__(self) -> None:
-        self._budget.borrow(self._size)
+    def __enter__(self) -> bool:
+        self._taken = self._budget.borrow(self._size, wait=self._wait)
+        return self._taken
 
     def __exit__(self, *_: object) -> None:
-        self._budget.give_back(self._size)
+        if self._taken:
+            self._budget.give_back(self._size)
