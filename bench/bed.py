@@ -15,6 +15,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,7 @@ def filesystem(name: str, *, capacity: int = 4 * GIB) -> Iterator[Path]:
     one of `capacity` bytes, journaled, in an image file on the checkout's disk, mounted by loop
     (needs root): a disk without a journal flatters fsync.
     """
+    signal.signal(signal.SIGTERM, _end)
     if name == "tmpfs":
         if not SHM.is_dir():
             raise Unavailable("no /dev/shm")
@@ -65,6 +67,12 @@ def filesystem(name: str, *, capacity: int = 4 * GIB) -> Iterator[Path]:
             yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _end(*_: object) -> None:
+    """On SIGTERM: what is mounted must be unmounted, without being interrupted again."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
 
 
 # With lazy initialisation the kernel would go on writing inode tables during the runs; with discard

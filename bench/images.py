@@ -307,7 +307,9 @@ def main() -> int:
             else:
                 samples = measure(programs, sources, 20, 0)
             keep(rows_of("one-shot", "tmpfs", 0, programs, samples))
-        for name in options.filesystems.split(","):
+        if not {"copy", "build"} & set(wanted):
+            options.filesystems = ""
+        for name in filter(None, options.filesystems.split(",")):
             with bed.filesystem(name, capacity=2 * image_size + 2 * folder_size) as base:
                 if "copy" in wanted:
                     make_image(image, image_size)

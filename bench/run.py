@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -192,8 +191,9 @@ def arguments() -> argparse.Namespace:
         "--filesystems", default="tmpfs,ext4,xfs", help="of tmpfs, disk, ext4, xfs; comma-separated"
     )
     parser.add_argument(
-        "--peers", default=",".join(program.STORES), help="which of them; comma-separated, or empty"
-    )
+        "--peers", type=peers_of, default=",".join(program.STORES),
+        help="which of them, comma-separated; empty, or naive: only the naive loop, which always runs",
+    )  # fmt: skip
     parser.add_argument("--only", default="", help="regular expression on the groups' names")
     parser.add_argument("--output", type=Path, help="the JSON file; default: one in results/")
     parser.add_argument("--readme", action="store_true", help="write the table into README.md")
@@ -201,9 +201,16 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def peers_of(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name not in ("", "naive")]
+    for name in names:
+        if name not in program.STORES:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(program.STORES)}")
+    return names
+
+
 def main() -> int:
     options = arguments()
-    signal.signal(signal.SIGTERM, end)
     scale = SCALES[options.size]
     rounds = options.rounds or (1 if options.size == "small" else 7)
     filesystems = options.filesystems.split(",")
@@ -216,7 +223,7 @@ def main() -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     result: dict = {"environment": bed.environment(), "rounds": rounds, "rows": [], "failed": []}
     with ExitStack() as stack:
-        peers = started(options.peers.split(","), stack)
+        peers = started(options.peers, stack)
         result["environment"]["peers"] = [peer.version for peer in peers]
         budget = Budget(60 * options.budget, len(filesystems) * len(groups))
         for name in filesystems:
@@ -249,16 +256,10 @@ def keep(result: dict, output: Path) -> None:
     output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
-def end(*_: object) -> None:
-    """On SIGTERM: what is mounted must be unmounted, without being interrupted again."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(143)
-
-
 def started(names: Sequence[str], stack: ExitStack) -> list[program.Program]:
     """The peers that can be had here, running until `stack` ends."""
     peers = []
-    for name in filter(None, names):
+    for name in names:
         try:
             peers.append(stack.enter_context(program.start(name, bed.WORK)))
         except program.Missing as error:

@@ -4,7 +4,8 @@ import os
 import shutil
 import sys
 import threading
-from types import SimpleNamespace
+from array import array
+from contextlib import suppress
 
 import pytest
 
@@ -178,50 +179,114 @@ def test_a_failed_directory_sync_is_final(tmp_path, monkeypatch):
     cas.close()
 
 
-@pytest.mark.parametrize("way", ["put_blob", "put_blobs", "batch"])
-def test_a_stored_file_whose_sync_has_failed_is_replaced(tmp_path, monkeypatch, way):
-    """The kernel says it once: another sync would succeed, and the page cache has the right bytes."""
+PUTS = {
+    "put_blob": lambda cas: cas.put_blob(b"1"),
+    "put_blobs, one by one": lambda cas: cas.put_blobs([iter([b"1"])]),
+    "put_blobs, in a group": lambda cas: cas.put_blobs([b"1", b"2"]),
+    "batch": lambda cas: (cas.put_blob(b"1"), cas.sync()),
+    "syncfs": lambda cas: (cas.put_blob(b"1"), cas.sync()),
+    "syncfs, put_blobs": lambda cas: cas.put_blobs([b"1"]),
+}
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("way", PUTS)
+def test_a_stored_file_whose_sync_has_failed_is_replaced(tmp_path, monkeypatch, way, interrupted):
+    """The kernel says it once, perhaps in the moment of a Ctrl-C: another sync would succeed, and the
+    page cache has the right bytes."""
     layout = tmp_path / "image"
-    with fastcas.create(layout, durability="batch" if way == "batch" else "full") as cas:
-        put = (
-            cas.put_blob if way != "put_blobs" else lambda content: cas.put_blobs([iter([content])])[0]
-        )
-        digest = put(b"1").digest
+    level = way.split(",")[0] if way.startswith(("batch", "syncfs")) else "full"
+    with fastcas.create(layout, durability=level) as cas:
+        put = PUTS[way]
+        digest = cas.put_blob(b"1").digest
         cas.sync()
         blob = layout / "blobs" / "sha256" / digest.encoded
         before = blob.stat()
         with monkeypatch.context() as patch:
-            fail_sync_of(before.st_ino, patch)
-            with pytest.raises(DurabilityError) as caught:
-                put(b"1")
-                cas.sync()
-            assert (caught.value.errno, caught.value.digest) == (5, digest)
-        assert put(b"1").digest == digest
-        cas.sync()
+            fail_sync_of(before.st_ino, patch, interrupted)
+            with pytest.raises(KeyboardInterrupt if interrupted else OSError) as caught:
+                put(cas)
+            if not interrupted and way != "syncfs, put_blobs":
+                assert isinstance(caught.value, DurabilityError)
+                assert (caught.value.errno, caught.value.digest) == (5, digest)
+        with suppress(DurabilityError):  # of a durability point that was interrupted
+            cas.sync()
+        put(cas)
         assert blob.stat().st_ino != before.st_ino
 
 
-def fail_sync_of(inode, patch):
-    fsync, sync_files = os.fsync, _core.sync_files
+def fail_sync_of(inode, patch, interrupted):
+    sync_files, sync_filesystem = _core.sync_files, _core.sync_filesystem
 
-    def fails(fd):
-        if os.fstat(fd).st_ino == inode:
-            raise OSError(5, "Input/output error")
-        fsync(fd)
-
-    def some_fail(fds, statuses=None):
-        found = sync_files(fds)
+    def fail(fds, statuses):
         for number, fd in enumerate(fds):
             if os.fstat(fd).st_ino == inode:
-                found[number] = 5
-                if statuses is not None:
-                    statuses[number] = 5
-        return found
+                statuses[number] = 5
+        if interrupted and any(statuses):
+            raise KeyboardInterrupt
 
-    patch.setattr(os, "fsync", fails)
-    core = SimpleNamespace(**{**vars(_core), "sync_files": some_fail})
-    patch.setattr("fastcas.dir.durability._core", core)
-    patch.setattr("fastcas.dir.publication._core", core)
+    def some_fail(fds, statuses=None):
+        sync_files(fds, statuses)
+        fail(fds, statuses)
+        return list(statuses)
+
+    def all_fail(fd, fds, statuses):
+        sync_filesystem(fd, fds, statuses)
+        statuses[:] = memoryview(array("i", [5] * len(statuses)))
+        fail([], statuses)
+
+    patch.setattr(_core, "sync_files", some_fail)
+    patch.setattr(_core, "sync_filesystem", all_fail)
+
+
+def test_another_thread_puts_what_is_being_synced(tmp_path, monkeypatch):
+    """It takes the file as long as nothing has failed, and replaces it from then on."""
+    layout = tmp_path / "image"
+    with fastcas.create(layout) as cas:
+        digest = cas.put_blob(b"1").digest
+        blob = layout / "blobs" / "sha256" / digest.encoded
+        inodes = [blob.stat().st_ino]
+        real = _core.sync_files
+
+        def syncing(fds, statuses):
+            monkeypatch.setattr(_core, "sync_files", real)
+            for status in (0, 5):
+                statuses[0] = status
+                cas.put_blob(bytearray(b"1"))
+                inodes.append(blob.stat().st_ino)
+
+        monkeypatch.setattr(_core, "sync_files", syncing)
+        with pytest.raises(DurabilityError):
+            cas.put_blob(b"1")
+        assert inodes[1] == inodes[0] != inodes[2]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_failed_directory_sync_is_final_for_every_put(tmp_path, monkeypatch, first):
+    layout = tmp_path / "image"
+    cas = fastcas.create(layout)
+    cas.put_blobs([b"1"])
+    calls = [lambda: cas.put_blob(b"2"), lambda: cas.put_blobs([b"3"])]
+    real = os.fsync
+
+    def fails(fd):
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("sha256"):
+            raise OSError(5, "Input/output error")
+        real(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fails)
+        with pytest.raises(DurabilityError):
+            calls[first]()
+    raised = []
+    for call in (*calls, cas.sync, cas.close):
+        with pytest.raises(DurabilityError) as caught:
+            call()
+        raised.append(caught.value)
+        assert (caught.value.errno, caught.value.path) == (5, str(layout / "blobs" / "sha256"))
+    assert len({id(error) for error in raised}) == len(raised), "each with a traceback of its own"
+    with fastcas.open(layout) as another:
+        another.put_blob(b"2")
 
 
 def test_a_failed_file_sync_publishes_nothing(tmp_path, monkeypatch):

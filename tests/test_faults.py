@@ -729,3 +729,104 @@ def test_where_there_are_no_hard_links(layout, monkeypatch, number):
         assert cas.copy_blob(digest, layout.with_name("copy"), link=True).method != "hardlink"
     assert layout.with_name("copy").read_bytes() == b"renamed"
     assert own_names(layout) == set()
+
+
+# ---- what is quick only on a cold disk, and on one that does many things at once ----
+
+HINTS = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MANY = 8, PATIENCE = 10 };
+
+int sequential, wait_for_many, at_once, most;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+
+int posix_fadvise(int fd, off_t offset, off_t size, int advice)
+{
+    sequential += advice == POSIX_FADV_SEQUENTIAL && !offset && !size;
+    return 0;
+}
+
+int posix_fadvise64(int fd, off64_t offset, off64_t size, int advice)
+{
+    return posix_fadvise(fd, offset, size, advice);
+}
+
+/* That of a file ends when so many have begun, or never will. */
+int fsync(int fd)
+{
+    struct stat facts;
+    struct timespec until;
+
+    if (wait_for_many && !fstat(fd, &facts) && S_ISREG(facts.st_mode)) {
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += PATIENCE;
+        pthread_mutex_lock(&mutex);
+        at_once++;
+        if (at_once > most)
+            most = at_once;
+        pthread_cond_broadcast(&changed);
+        while (most < MANY && pthread_cond_timedwait(&changed, &mutex, &until) != ETIMEDOUT)
+            ;
+        wait_for_many = most >= MANY;
+        at_once--;
+        pthread_mutex_unlock(&mutex);
+    }
+    return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(fd);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def hints(tmp_path_factory):
+    return build_shim(tmp_path_factory.mktemp("hints"), HINTS)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        "cas.scrub()",
+        "cas.scrub(quick=True)",
+        "for digest in digests: cas.read_blob(digest)",
+        "for digest in digests: cas.get_blob(digest).read(1)",
+    ],
+)
+def test_reads_of_large_blobs_are_announced(hints, layout, read):
+    """Else a disk reads ahead half as far."""
+    program = """
+    with fastcas.create(sys.argv[1], durability="none") as cas:
+        digests = [cas.put_blob(bytes([number]) * (2 << 20)).digest for number in range(2)]
+        variable("sequential").value = 0
+        exec(sys.argv[2])
+        told(sequential=variable("sequential").value)
+    """
+    done = run_with_shim(hints, PRELUDE + textwrap.dedent(program), layout, read)
+    assert json.loads(done.stdout) == {"sequential": 2}, done.stderr
+
+
+@pytest.mark.parametrize("level", ["full", "batch"])
+def test_many_syncs_are_under_way_at_once(hints, layout, level):
+    program = """
+    with fastcas.create(sys.argv[1], durability=sys.argv[2]) as cas:
+        blobs = [b"%d" % number for number in range(32)]
+        variable("wait_for_many").value = 1
+        if sys.argv[2] == "full":
+            cas.put_blobs(blobs)
+        else:
+            for blob in blobs:
+                cas.put_blob(blob)
+            cas.sync()
+        told(most=variable("most").value, stored=len(cas))
+    """
+    done = run_with_shim(hints, PRELUDE + textwrap.dedent(program), layout, level)
+    told = json.loads(done.stdout)
+    assert told["stored"] == 32, done.stderr
+    assert told["most"] >= 8

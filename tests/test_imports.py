@@ -39,8 +39,8 @@ RANKS = [
     ["dir.__init__"],
     ["engine"],
     ["contract"],
-    ["image.compress"],
-    ["copyout", "many", "reader", "source"],
+    ["image.compress", "many"],
+    ["copyout", "reader", "source"],
     ["blocks", "layout"],
     ["image.archive", "image.artifact", "image.build", "image.copy"],
     ["image.layer", "image.publish"],
@@ -57,7 +57,7 @@ RANKS = [
     ["value"],
     ["wire"],
     ["jsonstyle"],
-    ["destination", "expected", "files"],
+    ["destination", "expected", "files", "jsonlibrary"],
     ["digest"],
     ["results"],
     ["errors"],
@@ -133,6 +133,48 @@ def test_arrows_point_down(module):
         if RANK[target] <= RANK[module]
     ]
     assert not up, up
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_msgspec_comes_by_one_way(module):
+    for statement in imports(ast.parse(modules()[module].read_text())):
+        names = [alias.name for alias in statement.names]
+        if isinstance(statement, ast.ImportFrom):
+            names = [statement.module]
+        assert "msgspec" not in names or module == "jsonlibrary", f"line {statement.lineno}"
+
+
+INTERRUPTED = """
+import signal, sys
+import fastcas
+
+class Interrupter:
+    left = int(sys.argv[1])
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if "msgspec" in sys.modules:
+            cls.left -= 1
+            if cls.left == -1:
+                signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+sys.meta_path.insert(0, Interrupter)
+try:
+    fastcas.Index()
+except KeyboardInterrupt:
+    fastcas.Index().to_json()
+    print("interrupted", signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked)
+"""
+
+
+@pytest.mark.parametrize("number", [*range(6), 12, 24])
+def test_an_interrupted_import_of_msgspec(number):
+    """Whatever it is importing then: the next one works, which would crash on half of it."""
+    command = [sys.executable, "-c", INTERRUPTED, str(number)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "interrupted True\n"), done.stderr
 
 
 # What runs content as code, or programs.

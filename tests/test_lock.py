@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import gc
 import os
+import sys
 import threading
 
 import pytest
@@ -114,6 +116,32 @@ def test_an_interruption_leaves_nothing_locked(tmp_path, monkeypatch, moment):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         cas.update_index(lambda index: index)
         assert lock._held == set()
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_no_signal_is_lost_in_what_is_collected(tmp_path, monkeypatch, nameless):
+    """An exception that a handler raises in a ``__del__`` is printed and forgotten."""
+    monkeypatch.setattr(temp, "HAVE_O_TMPFILE", nameless and temp.HAVE_O_TMPFILE)
+    seen = set()
+
+    def profile(frame, event, _):
+        if event == "call":
+            seen.add((frame.f_code.co_filename, frame.f_code.co_name))
+
+    with fastcas.create(tmp_path / "image") as cas:
+        gc.collect()  # what other tests have left
+        sys.setprofile(profile)
+        try:
+            for _ in range(2):  # it is stored the second time
+                cas.put_blob(bytearray(b"1"))
+            cas.put_blobs([iter([b"2"]), b"3"])
+            cas.update_index(lambda index: index)
+            cas.clean()
+        finally:
+            sys.setprofile(None)
+    for module, does in (lock, "release"), (temp, "discard"):
+        assert (module.__file__, does) in seen
+        assert (module.__file__, "__del__") not in seen
 
 
 def test_a_filesystem_that_can_t_lock(tmp_path, monkeypatch):

@@ -156,7 +156,7 @@ def test_put_blobs_at_syncfs(layout, core):
         put_both(cas)
         core.done.clear()
         cas.put_blobs([b"1", b"2", noise(100_000)])
-        assert core.done[:3] == [("sync", 2), ("name", 2), ("sync", 1)]
+        assert core.done[:3] == [("sync", 2), ("name", 2), ("sync", 3)]
         assert len(on_disk(layout)) == 5
         core.statuses = {0: errno.EIO}
         with pytest.raises(OSError) as caught:

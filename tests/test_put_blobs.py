@@ -1,5 +1,6 @@
 """put_blobs on a directory: groups, the second thread, one durability point, and every way to end."""
 
+import dataclasses
 import errno
 import hashlib
 import io
@@ -23,6 +24,7 @@ import fastcas
 from conftest import NOBODY
 from fastcas import _core
 from fastcas.dir import batch
+from fastcas.engine import Engine
 from fastcas.errors import ClosedError, UnsupportedError
 from preload import build_shim, run_with_shim
 from test_cases import BESIDE
@@ -200,15 +202,19 @@ def test_sources_are_taken_before_the_next_is_asked_for(layout):
     assert set(fed) == {me}
 
 
-def test_memory_is_bounded(layout):
+@pytest.mark.parametrize("kind", ["iterable", "list of what can change"])
+def test_memory_is_bounded(layout, kind):
+    sources = (i.to_bytes(8, "big") * (60_000 // 8) for i in range(1500))
+    if kind != "iterable":
+        sources = [bytearray(60_000)] * 1500
     with fastcas.create(layout, durability="none") as cas:
         tracemalloc.start()
         try:
-            cas.put_blobs(i.to_bytes(8, "big") * (60_000 // 8) for i in range(1500))
+            cas.put_blobs(sources)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert len(cas) == 1500
+        assert len(cas) == (1500 if kind == "iterable" else 1)
     assert peak < 2 * batch.MOST_BYTES
 
 
@@ -309,18 +315,20 @@ def test_from_within_update_index(layout, monkeypatch, kind):
         check_sound(cas, layout)
 
 
-def test_few_descriptors(spawn, tmp_path):
-    assert spawn(with_few_descriptors, tmp_path).result() == "done"
+@pytest.mark.parametrize("durability", ["full", "none"])
+def test_few_descriptors(spawn, tmp_path, durability):
+    assert spawn(with_few_descriptors, tmp_path, durability).result() == "done"
 
 
-def with_few_descriptors(place):
+def with_few_descriptors(place, durability):
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     path = Path(place, "path")
     path.write_bytes(noise(200_000))
     contents = [noise(1000, i) for i in range(500)] + [noise(100_000, i) for i in range(100)]
-    with fastcas.create(Path(place, "image")) as cas:
-        sources = [*contents, path, *map(io.BytesIO, contents[:100])]
-        assert cas.put_blobs(sources) == expected([*contents, noise(200_000), *contents[:100]])
+    with fastcas.create(Path(place, "image"), durability=durability) as cas:
+        for _ in range(2):
+            sources = [*contents, path, *map(io.BytesIO, contents[-100:])]
+            assert cas.put_blobs(sources) == expected([*contents, noise(200_000), *contents[-100:]])
         assert cas.put_blobs(contents) == expected(contents)
         # Others have most of them.
         taken = []
@@ -415,21 +423,72 @@ def test_sources_that_cannot_be_looked_at(tmp_path):
             assert len(cas) == number + 1
 
 
-def test_the_name_of_a_large_source_is_short(tmp_path, monkeypatch):
+PUT_BLOBS = {"group": fastcas.DirEngine.put_blobs, "one by one": Engine.put_blobs}
+
+
+@pytest.mark.parametrize("put_blobs", PUT_BLOBS.values(), ids=PUT_BLOBS)
+@pytest.mark.parametrize(
+    "source",
+    [bytes(32 << 20), [bytes(16 << 20), "x"], "x" * (32 << 20)],
+    ids=["bytes", "list", "str"],
+)
+def test_the_name_of_a_large_source_is_short(tmp_path, monkeypatch, put_blobs, source):
     def fails(*_args, **_options):
         raise OSError(errno.EIO, "Input/output error")
 
-    source = bytes(32 << 20)
     with fastcas.create(tmp_path / "image") as cas:
-        monkeypatch.setattr(_core, "sync_files", fails)
         tracemalloc.start()
         try:
-            with pytest.raises(OSError) as caught:
-                cas.put_blobs([source])
+            with monkeypatch.context() as patch, pytest.raises((OSError, TypeError)) as caught:
+                patch.setattr(_core, "sync_files", fails)
+                patch.setattr(os, "fsync", fails)
+                put_blobs(cas, [source])
             assert tracemalloc.get_traced_memory()[1] < 1 << 20
         finally:
             tracemalloc.stop()
     assert caught.value.source is source
+
+
+@pytest.mark.parametrize("put_blobs", PUT_BLOBS.values(), ids=PUT_BLOBS)
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [(Path("/missing"), "'/missing'"), (7, "7"), ("text", "'text'"), ([7], "<list>")],
+)
+def test_the_name_of_a_source(tmp_path, put_blobs, source, name):
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        with pytest.raises((TypeError, FileNotFoundError)) as caught:
+            put_blobs(cas, [b"1", source])
+    if hasattr(caught.value, "add_note"):
+        assert caught.value.__notes__ == [f"source 1 of put_blobs: {name}"]
+
+
+@pytest.mark.parametrize("put_blobs", PUT_BLOBS.values(), ids=PUT_BLOBS)
+def test_an_error_that_takes_no_attributes(tmp_path, put_blobs):
+    @dataclasses.dataclass(frozen=True)
+    class Broken(Exception):
+        what: str
+
+    def source():
+        yield b"1"
+        raise Broken("the line")
+
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        with pytest.raises(Broken, match="the line"):
+            put_blobs(cas, [b"1", source()])
+
+
+@pytest.mark.parametrize("put_blobs", PUT_BLOBS.values(), ids=PUT_BLOBS)
+def test_a_str_that_is_a_path_as_well(tmp_path, put_blobs):
+    class StrPath(str):
+        def __fspath__(self):
+            return str(self)
+
+    path = tmp_path / "path"
+    path.write_bytes(b"content")
+    with fastcas.create(tmp_path / "image", durability="none") as cas:
+        with pytest.raises(TypeError):
+            put_blobs(cas, [StrPath(path)])
+        assert list(cas) == []
 
 
 @pytest.mark.parametrize("durability", ["full", "none"])
@@ -598,7 +657,7 @@ SHIM = r"""
 
 enum { MOST = 100000 };
 struct { long what, inode; } seen[MOST]; /* what: a letter */
-int count, syncs, fail_sync, fail_directory, fail_thread;
+int count, syncs, fail_sync, fail_directory, fail_thread, interrupted;
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*run)(void *), void *with)
 {
@@ -630,8 +689,14 @@ int sync_file_range(int fd, off64_t from, off64_t size, unsigned flags)
 
 int fsync(int fd)
 {
-    int status = REAL(fsync)(fd);
+    int status;
 
+    if (interrupted > 0) {
+        interrupted--;
+        errno = EINTR;
+        return -1;
+    }
+    status = REAL(fsync)(fd);
     if (note('s', fd) ? fail_directory : __atomic_add_fetch(&syncs, 1, __ATOMIC_SEQ_CST) == fail_sync) {
         errno = EIO;
         return -1;
@@ -778,6 +843,24 @@ def test_a_sync_that_fails(run, tmp_path, number, stored):
         "left": 0,
         "after": True,
     }
+
+
+@pytest.mark.parametrize(
+    "call", ["cas.put_blob(bytearray(b'1'))", "cas.put_blobs([iter([b'1']), b'2'])"]
+)
+def test_a_sync_of_stored_ones_that_a_signal_ends(run, tmp_path, call):
+    """That is no failure."""
+    told = run(
+        f"""
+        with fastcas.create(sys.argv[1]) as cas:
+            {call}
+            variable("interrupted").value = 3
+            {call}
+            told(left=variable("interrupted").value)
+        """,
+        tmp_path / "image",
+    )
+    assert told == {"left": 0}
 
 
 def test_a_directory_that_cannot_be_synced(run, tmp_path):

@@ -5,15 +5,18 @@ import os
 import signal
 import struct
 import threading
+import uuid
 from array import array
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import fastcas
-from fastcas import Digest, _core
+from fastcas import Digest, _core, reader
 from fastcas.dir.reader import FileReader
 from fastcas.errors import ClosedError, CorruptError, DigestMismatchError
+from test_durability import interrupt_in
 
 CONTENT = bytes(range(256)) * 1200  # more than a slot
 
@@ -247,6 +250,95 @@ def test_a_signal_handler_that_uses_the_reader_it_interrupted(cas):
     finally:
         signal.signal(signal.SIGALRM, before)
     assert len(met) == 2
+
+
+def interrupted(use):
+    """Calls ``use`` with what interrupts a call at its first moment, at its second, and so on."""
+    number, met = 0, True
+    while met:
+        met = use(partial(interrupt_in, reader.__file__, number))
+        number += 1
+    assert number > 4
+
+
+@pytest.fixture(params=["a file", "an object"])
+def stored(request, cas):
+    """An engine, and the content of a blob that is read by a stream."""
+    if request.param == "a file":
+        yield cas, CONTENT
+    else:
+        pytest.importorskip("obstore")
+        with fastcas.create(f"memory://bucket/{uuid.uuid4().hex}") as engine:
+            yield engine, CONTENT
+
+
+def take_all(blob, steps):
+    """What a reader gives from where it is to its end."""
+    pieces = []
+    while piece := blob.read(steps):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+USES = {
+    "read": lambda blob: blob.read(1000),
+    "readinto": lambda blob: blob.readinto(bytearray(1000)),
+    "the rest": lambda blob: blob.read(),
+    "all": lambda blob: (blob.seek(0), blob.readinto(bytearray(2 * len(CONTENT)))),
+    "verify": lambda blob: blob.verify(),
+    "seek": lambda blob: blob.seek(0),
+}
+
+
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("before", [0, 1000])
+@pytest.mark.parametrize("use", USES)
+def test_what_comes_after_an_interruption_is_what_stands_there(stored, use, before, small):
+    """Wherever it comes, what is read to the end is of the place that tell() says, and verified."""
+    cas, content = stored
+    content = content[:3000] if small else content
+    digest, _ = cas.put_blob(content)
+
+    def try_it(interrupt):
+        with cas.get_blob(digest) as blob:
+            blob.read(before)
+            met = interrupt(lambda: USES[use](blob))
+            at = blob.tell()
+            assert take_all(blob, 100_000) == content[at:]
+            assert blob.verified or (use == "verify" and not met)
+        return met
+
+    interrupted(try_it)
+
+
+@pytest.mark.parametrize("size", [3000, len(CONTENT)])
+def test_an_interruption_hides_no_damage(cas, size):
+    digest, _ = cas.put_blob(CONTENT[:size])
+    flip(cas, digest)
+
+    def try_it(interrupt):
+        blob = cas.get_blob(digest)
+        met = False
+        with pytest.raises(DigestMismatchError):
+            met = interrupt(blob.read)
+            take_all(blob, 100_000)
+        assert not blob.verified
+        with pytest.raises(DigestMismatchError):
+            blob.close()
+        return met
+
+    interrupted(try_it)
+
+
+def test_seek_takes_whole_numbers(cas):
+    with cas.get_blob(cas.put_blob(CONTENT).digest) as blob:
+        blob.read(10)
+        for arguments in ((1.5,), ("1",), (0, 0.0)):
+            with pytest.raises(TypeError):
+                blob.seek(*arguments)
+        assert blob.tell() == 10
+        assert blob.read() == CONTENT[10:]
+        assert blob.verified
 
 
 def test_a_closed_reader_is_neither_entered_nor_iterated(cas):

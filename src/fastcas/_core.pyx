@@ -1258,15 +1258,14 @@ cdef class Group:
             if beat is not None:
                 beat()
 
-    def sync(self, others):
-        """Makes what was stored durable, and the open files `others` too. Returns a list that has for
-        each of those 0 or the errno; a file of the group that fails has it in its outcome."""
-        cdef size_t i, n = 0
+    def sync(self, others, statuses):
+        """Makes the open files `others` durable, and what was stored too. `statuses` as for sync_files, with
+        room for them and for the whole group; a file of the group that fails has its errno in its outcome."""
+        cdef size_t i, n
         cdef list wanted = [i for i in range(self.store_.count) if self.store_.items[i].fd >= 0]
-        cdef list statuses = sync_files([self.store_.items[<size_t>j].fd for j in wanted] + list(others))
-        for n, j in enumerate(wanted):
-            self.store_.items[<size_t>j].status = -<int>statuses[n]
-        return statuses[len(wanted):]
+        cdef list errnos = sync_files(list(others) + [self.store_.items[<size_t>j].fd for j in wanted], statuses)
+        for n, j in enumerate(wanted, len(others)):
+            self.store_.items[<size_t>j].status = -<int>errnos[n]
 
     def publish(self):
         """Gives each file that was stored, and didn't fail, its name."""
@@ -1430,8 +1429,8 @@ cdef class Fetch:
 
 def sync_files(fds not None, statuses=None):
     """fsync(2) of the open files `fds`, on up to FC_SYNC_THREADS threads, the disk being told of all of them
-    first. Returns a list that has for each of them 0 or the errno. `statuses`, a writable buffer of as many C
-    ints, all 0, is given them as they come to be known: an interruption leaves there what has failed."""
+    first. Returns a list that has for each of them 0 or the errno. `statuses`, a writable buffer of C ints, all
+    0, no fewer, is given them as they come to be known: an interruption leaves there what has failed."""
     cdef fc_files files
     cdef Py_buffer buffer
     cdef size_t i, count = len(fds)
@@ -1441,7 +1440,7 @@ def sync_files(fds not None, statuses=None):
     try:
         PyObject_GetBuffer(bytearray(count * sizeof(int)) if statuses is None else statuses, &buffer, PyBUF_WRITABLE)
         try:
-            if <size_t>buffer.len != count * sizeof(int):
+            if <size_t>buffer.len < count * sizeof(int):
                 raise ValueError("a status for each file is needed")
             for i in range(count):
                 memory[i] = fds[i]

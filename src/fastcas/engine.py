@@ -9,6 +9,7 @@ from __future__ import annotations
 from fastcas.contract import Contract
 from fastcas.errors import InvalidError
 from fastcas.results import CopyResult
+from fastcas.source import name_source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,9 +83,7 @@ class Engine(Contract):
                     source, algorithm=algorithm, progress=None if progress is None else watch
                 )
             except Exception as error:
-                error.source = source  # type: ignore[attr-defined]
-                if hasattr(error, "add_note"):
-                    error.add_note(f"source {number} of put_blobs: {repr(source)[:200]}")
+                name_source(error, number, source)
                 raise
             done += result.size
             results.append(result)

@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, NoReturn, Protocol, TypeVar
 
-import msgspec
-
 from fastcas import _core
 from fastcas.digest import shorten
 from fastcas.errors import InvalidError
+from fastcas.jsonlibrary import msgspec
 
 __all__ = ["MAX_DEPTH", "Encodable", "decode_document", "encode_canonical", "encode_go"]
 

@@ -52,8 +52,7 @@ def check_version(raw: bytes, root: str, path: str) -> None:
     """Raises InvalidError unless ``raw``, the content of the file ``path``, is of version 1.0.0."""
     if raw.strip() in _COMMON_SPELLINGS:  # most need no JSON parser, whose import takes a while
         return
-    import msgspec
-
+    from fastcas.jsonlibrary import msgspec
     from fastcas.jsonstyle import decode_document
 
     document = decode_document(raw, limit=LAYOUT_LIMIT, what=LAYOUT_FILE)

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
-import msgspec
-from msgspec import UNSET, UnsetType
-
 from fastcas import jsonstyle, wire
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError
+from fastcas.jsonlibrary import UNSET, UnsetType, msgspec
 from fastcas.value import (
     Annotations,
     Data,

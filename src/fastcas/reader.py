@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from _operator import index
 from _warnings import warn
 
 from fastcas import _core
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
         @property
         def verified(self) -> bool: ...
+        @property
+        def position(self) -> int: ...  # how many bytes were handed out
         def readinto(self, data: Any) -> int: ...
         def read(self, size: int = -1) -> bytes: ...
         def drain(self) -> None: ...
@@ -154,15 +157,14 @@ class BlobReader(io.RawIOBase):
         try:
             data = self._verify_small()
         except _core.VerifyError as error:
-            self._in_order = False
             self._failure = describe(error, self.digest)
             raise self._failure from None
         except OSError as error:
             self._name(error)
             raise
-        self._in_order = False
-        self._verified = True
         self._position = self.size
+        self._verified = True
+        self._in_order = False  # last: else an interruption would leave unverified reading
         return data
 
     def readall(self) -> bytes:
@@ -174,6 +176,7 @@ class BlobReader(io.RawIOBase):
         verification."""
         with self._turn:
             self._check_open()
+            offset, whence = index(offset), index(whence)
             start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}.get(whence)
             if start is None:
                 raise ValueError(f"invalid whence: {whence!r}")
@@ -181,7 +184,7 @@ class BlobReader(io.RawIOBase):
             if position < 0:
                 raise ValueError(f"negative seek position {position}")
             if position == 0:
-                self._end_stream()
+                self._drop_stream()
                 self._in_order = True
                 self._verified = False
             elif position != self._position:
@@ -201,7 +204,7 @@ class BlobReader(io.RawIOBase):
             if not self._begin():
                 self._start()
             self._run(lambda stream: stream.drain())
-            self._end_stream()
+            self._drop_stream()
             self._verified = True
             self._in_order = self._position == 0  # reading from the beginning is verified again
 
@@ -243,8 +246,13 @@ class BlobReader(io.RawIOBase):
 
     def _begin(self) -> bool:
         """Whether what is read now is read in order, and verified."""
-        if self._stream is not None and self._generation != _generation:
-            self._drop_stream()  # a child: its digest may be made by a thread of the parent
+        stream = self._stream
+        # In a child made by fork, the digest may be made by a thread of the parent. And an interruption
+        # may come when the stream has handed out bytes and ``_position`` doesn't count them yet.
+        if stream is not None and (
+            self._generation != _generation or stream.position != self._position
+        ):
+            self._drop_stream()
         if self._stream is None and self._in_order:
             self._verified = False
             self._start()
@@ -273,16 +281,18 @@ class BlobReader(io.RawIOBase):
 
     def _drop_stream(self) -> None:
         if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+            try:
+                self._stream.close()
+            finally:  # whatever interrupts it: one that is closed can't be read
+                self._stream = None
 
     def _run(self, operation: Callable[[Stream], T]) -> T:
         assert self._stream is not None
         try:
             return operation(self._stream)
         except _core.VerifyError as error:
-            self._end_stream()
             self._failure = describe(error, self.digest)
+            self._drop_stream()
             raise self._failure from None
         except BaseException as error:
             # An interrupt, an I/O error, a buffer that can't be written: what was read for this call is

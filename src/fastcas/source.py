@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
 
 _READ_SIZE = 256 << 10  # what read(n) is asked for
+_DESCRIBED = 200  # characters
 
 
 class Source:
@@ -120,6 +121,30 @@ def open_source(source: Any) -> Source:
         f"can't store a {kind.__name__}: pass a bytes-like object, a pathlib.Path, a binary file or "
         "socket, or an iterable of bytes-likes"
     )
+
+
+def name_source(failure: BaseException, number: int, source: Any) -> None:
+    """Says in what ``put_blobs`` raises which of its sources failed."""
+    try:
+        failure.source = source  # type: ignore[attr-defined]
+        if hasattr(failure, "add_note"):
+            failure.add_note(f"source {number} of put_blobs: {_describe(source)}")
+    except Exception:
+        pass  # of a kind that takes no attributes: it is raised as it is
+
+
+def _describe(source: Any) -> str:
+    """The beginning of its repr where that is sure not to be long, else its type."""
+    try:
+        if isinstance(source, os.PathLike):
+            source = os.fspath(source)
+        if isinstance(source, (bytes, bytearray, str)):
+            source = source[:_DESCRIBED]
+        if isinstance(source, (bytes, bytearray, str, int, float, io.IOBase)):
+            return repr(source)[:_DESCRIBED]
+    except Exception:  # whatever __fspath__ and __repr__ do
+        pass
+    return f"<{type(source).__name__}>"
 
 
 def read_small(source: Any) -> bytes | None:

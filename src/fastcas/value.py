@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, overload
 
-import msgspec
-from msgspec import UNSET
-
 from fastcas import jsonstyle, wire
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError
+from fastcas.jsonlibrary import UNSET, msgspec
 
 if TYPE_CHECKING:
     from typing_extensions import Never

@@ -11,12 +11,10 @@ from __future__ import annotations
 import re
 from typing import Any, TypeVar
 
-import msgspec
-from msgspec import UNSET, UnsetType
-
 from fastcas import _core, jsonstyle
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError
+from fastcas.jsonlibrary import UNSET, UnsetType, msgspec
 
 __all__ = [
     "Config",

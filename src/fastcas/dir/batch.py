@@ -24,7 +24,7 @@ from fastcas.dir.temp import have_nameless, room_for_temps
 from fastcas.errors import UnsupportedError
 from fastcas.expected import check_algorithm
 from fastcas.results import PutResult
-from fastcas.source import open_source
+from fastcas.source import name_source, open_source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,11 +39,10 @@ if TYPE_CHECKING:
 MOST_BLOBS = 2048
 #: From so many small blobs on a second thread begins while more are added.
 SOME_BLOBS = 16
-#: At most so many bytes that an iterable gave are kept until they are stored.
+#: At most so many bytes that an iterable gave, or that were copied, are kept until they are stored.
 MOST_BYTES = 32 << 20
 
 _PROGRESS_STEP = 1 << 20
-_DESCRIBED = 200  # characters
 
 
 class Batch:
@@ -72,8 +71,8 @@ class Batch:
         self._room = room_for_temps()
         self._group = self._make_group() if _groups_work() else None
         self._grouped: list[tuple[int, Any]] = []
-        self._bytes = 0
-        self._most_bytes = MOST_BYTES
+        self._are_there = False  # the sources, anyway
+        self._bytes = 0  # what is kept beside
         self._rootfd = -1
         self._filesystem: _core.File | None = None  # at "syncfs"
         self._directory: _core.File | None = None  # of the blobs, while the group is at work
@@ -95,8 +94,7 @@ class Batch:
 
     def run(self, sources: Iterable[Any]) -> list[PutResult]:
         """See ``Engine.put_blobs``. After a failure the directory waits for the next ``sync``."""
-        if isinstance(sources, (list, tuple)):
-            self._most_bytes = 1 << 62  # its bytes are there anyway
+        self._are_there = isinstance(sources, (list, tuple))
         with self._root.held() as self._rootfd:
             try:
                 if self._durability.level == "syncfs":
@@ -109,9 +107,7 @@ class Batch:
         if self._failure is not None:
             number, source, failure = self._failure
             self._failure = None
-            failure.source = source  # type: ignore[attr-defined]
-            if hasattr(failure, "add_note"):
-                failure.add_note(f"source {number} of put_blobs: {_describe(source)}")
+            name_source(failure, number, source)
             raise failure
         if refusal is not None:
             raise refusal
@@ -144,7 +140,7 @@ class Batch:
             self._put_here(number, source)
         elif type(source) is bytes:
             self._add(number, source, source)
-        elif isinstance(source, os.PathLike):
+        elif isinstance(source, os.PathLike) and not isinstance(source, str):
             path = _encoded(source)
             if path is None:
                 self._put_here(number, source)
@@ -169,13 +165,14 @@ class Batch:
             group.add_path(path)
         else:
             group.add_bytes(content)
-            self._bytes += len(content)
+            if content is not source or not self._are_there:
+                self._bytes += len(content)
         self._grouped.append((number, source))
         waiting = len(self._grouped)
         # A thread isn't worth its price for a few small ones.
         if waiting > 1 and (content is None or len(content) > _core.SMALL or waiting == SOME_BLOBS):
             group.start()
-        if waiting + self._open_files >= group.room or self._bytes >= self._most_bytes or group.failed:
+        if waiting + self._open_files >= group.room or self._bytes >= MOST_BYTES or group.failed:
             self._flush()
 
     # ---- one by one
@@ -334,13 +331,3 @@ def _small_copy(source: Any) -> bytes | None:
             return view.tobytes() if view.nbytes <= _core.SMALL and view.c_contiguous else None
     except Exception:  # no buffer, or one that was released
         return None
-
-
-def _describe(source: Any) -> str:
-    """The beginning of its repr, which of a large one must not be made as a whole."""
-    if isinstance(source, (bytes, bytearray)):
-        source = source[:_DESCRIBED]
-    try:
-        return repr(source)[:_DESCRIBED]
-    except Exception:  # whatever __repr__ does
-        return f"<{type(source).__name__}>"

@@ -6,6 +6,7 @@ directory's own name in its parent: this is about those.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from fastcas import _core
@@ -59,7 +60,7 @@ class Durability:
         self._root = root
         self._pending: set[str] = set()  # algorithms whose directories have unsynced names
         self._begun: set[str] = set()  # those whose sync has begun, and may have been interrupted
-        self._failure: DurabilityError | None = None
+        self._failures: dict[str, DurabilityError] = {}  # by algorithm
         # By algorithm, the directory whose own name is durable; open, so that no other gets its inode.
         # Closed when nobody refers to it any more: a thread that compares may do so while another puts
         # a later directory in its place, or closes the engine. So no lock is needed, which a child made
@@ -80,7 +81,7 @@ class Durability:
     def published(self, directory: int, algorithm: str) -> None:
         """A name has appeared, or was found, in the open directory of ``algorithm``.
 
-        Raises DurabilityError where it can't be synced.
+        Raises DurabilityError where it can't be synced, now or before.
         """
         if self.level == "full":
             self._sync_directory(directory, algorithm)
@@ -95,26 +96,20 @@ class Durability:
     def sync(self) -> None:
         """Makes every name durable that was published before this call.
 
-        Once that has failed it fails for ever: a later fsync could succeed without the lost names.
+        Once a sync of names has failed it fails for ever: a later fsync could succeed without those
+        that were lost.
         """
         with self._turn:  # who finds nothing pending must not return before what was pending is synced
-            if self._failure is not None:
-                raise self._failure
+            for failure in self._failures.copy().values():
+                raise _again(failure)
             for algorithm in self._pending.copy():
                 self._begun.add(algorithm)
                 # Before its sync: names that come during that are the next one's.
                 self._pending.discard(algorithm)
             for algorithm in self._begun.copy():
-                self._sync_names(algorithm)
+                with self._root.open(f"{BLOBS}/{algorithm}", DIRECTORY) as directory:
+                    self._sync_directory(directory, algorithm)
                 self._begun.discard(algorithm)
-
-    def _sync_names(self, algorithm: str) -> None:
-        try:
-            with self._root.open(f"{BLOBS}/{algorithm}", DIRECTORY) as directory:
-                self._sync_directory(directory, algorithm)
-        except DurabilityError as error:
-            self._failure = error
-            raise
 
     def close(self) -> None:
         """Gives back what is open. Nothing is synced."""
@@ -122,6 +117,15 @@ class Durability:
         self._anchored.clear()
 
     def _sync_directory(self, directory: int, algorithm: str) -> None:
+        if (failure := self._failures.get(algorithm)) is not None:
+            raise _again(failure)
+        try:
+            self._sync_names(directory, algorithm)
+        except DurabilityError as error:
+            self._failures[algorithm] = _again(error)
+            raise
+
+    def _sync_names(self, directory: int, algorithm: str) -> None:
         self._root.sync(directory, f"{BLOBS}/{algorithm}")
         anchored = self._anchored.get(algorithm)
         if anchored is not None and _core.is_same_file(anchored.fd, directory):
@@ -134,3 +138,8 @@ class Durability:
         self._anchored[algorithm] = _core.duplicate(directory)
         if self._closed:
             self._anchored.clear()
+
+
+def _again(error: DurabilityError) -> DurabilityError:
+    """The same anew: one that is kept would keep every source whose put it has ended."""
+    return DurabilityError(str(error), errno=error.errno or errno.EIO, path=error.path)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _FICLONE = 0x40049409  # linux/fs.h, of _IOW(0x94, 9, int)
 
+_INT = 4  # bytes of C's
+
 BLOB_MODE = 0o444
 DIRECTORY_MODE = 0o755
 
@@ -58,7 +60,10 @@ class Ingest:
         self._lock = lock
         self._durability = durability
         self._checksums = checksums
-        self._unsynced: set[tuple[int, int]] = set()  # files that were there and whose sync has failed
+        # Files that were there, by device and inode: whose sync has failed, and whose is under way,
+        # with memory for the errnos, by its id.
+        self._unsynced: set[tuple[int, int]] = set()
+        self._syncing: dict[int, tuple[list[tuple[int, int]], memoryview]] = {}
         self.pending = Pending(root, lock, durability, self)
 
     def put(
@@ -331,11 +336,9 @@ class Ingest:
             return found
         with found as fd:
             if self._durability.sync_files:
-                try:
-                    os.fsync(fd)
-                except OSError as error:
-                    self.distrust(fd)
-                    raise not_synced(digest, error.errno) from error
+                statuses = self.sync_found([fd], lambda statuses: _core.sync_files([fd], statuses))
+                if statuses[0]:
+                    raise not_synced(digest, statuses[0])
         return STORED
 
     def claim(
@@ -364,7 +367,7 @@ class Ingest:
         # A file with a second name may be somebody else's, whose times are not ours to change.
         if facts.st_size != size or facts.st_nlink != 1:
             return WRONG
-        if (facts.st_dev, facts.st_ino) in self._unsynced:
+        if self._is_distrusted(facts):
             return WRONG
         if verify and _core.digest_fd(fd, digest.algorithm)[0] != digest.encoded:
             return WRONG
@@ -386,8 +389,29 @@ class Ingest:
     def distrust(self, fd: int) -> None:
         """The sync of this stored file has failed. The next one would succeed, and reads come from
         memory, whatever is on the disk: a put of that blob replaces the file from now on."""
-        facts = os.fstat(fd)
-        self._unsynced.add((facts.st_dev, facts.st_ino))
+        self._unsynced.add(_identity(os.fstat(fd)))
+
+    def sync_found(
+        self, fds: list[int], sync: Callable[[memoryview], object], others: int = 0
+    ) -> memoryview:
+        """Has ``sync`` make stored files durable, and ``others`` beside. It is given memory with a C
+        int for each, which is returned, for the errnos. Those files that have one are distrusted from
+        then on, whatever interrupts the sync: the kernel says it once."""
+        statuses = memoryview(bytearray(_INT * (len(fds) + others))).cast("i")
+        files = [_identity(os.fstat(fd)) for fd in fds]
+        self._syncing[id(statuses)] = files, statuses
+        try:
+            sync(statuses)
+        finally:  # where that is interrupted, the entry stays, and says the same
+            self._unsynced.update(_failed(files, statuses))
+            del self._syncing[id(statuses)]
+        return statuses
+
+    def _is_distrusted(self, facts: os.stat_result) -> bool:
+        file = _identity(facts)
+        return file in self._unsynced or any(
+            file in _failed(*one) for one in self._syncing.copy().values()
+        )
 
     def open_directory(self, algorithm: str) -> _core.File:
         """The open directory of the blobs of that algorithm, made if need be."""
@@ -408,9 +432,16 @@ class Ingest:
         return file
 
 
-def not_synced(digest: Digest, number: int | None) -> DurabilityError:
+def _identity(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_dev, facts.st_ino
+
+
+def _failed(files: list[tuple[int, int]], statuses: memoryview) -> list[tuple[int, int]]:
+    return [file for file, status in zip(files, statuses, strict=False) if status]
+
+
+def not_synced(digest: Digest, number: int) -> DurabilityError:
     """What a put raises that has found the blob stored and couldn't make that durable."""
-    number = number or errno.EIO
     return DurabilityError(
         f"{digest} was stored before, and couldn't be synced now: {os.strerror(number)}",
         errno=number,

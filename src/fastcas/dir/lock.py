@@ -53,7 +53,7 @@ class Lock:
         """Whether this thread has the lock exclusive. A child made by fork has inherited nothing."""
         return self._owner == (os.getpid(), get_ident())
 
-    def acquire(self, holder: _Holder) -> None:
+    def acquire(self, holder: _Released) -> None:
         """Waits for the lock, which ``holder`` has then."""
         while True:
             file, facts = self._open_file()
@@ -101,8 +101,8 @@ class Lock:
             return os.stat(LOCK_FILE, dir_fd=dirfd, follow_symlinks=False)
 
 
-class _Holder:
-    """An interruption can come between any two steps; what it leaves is released with the object."""
+class _Released:
+    """A holder; alone, one that has released the lock."""
 
     __slots__ = ("_lock", "_owner", "file", "operation")
 
@@ -134,6 +134,13 @@ class _Holder:
                 self._lock._owner = None  # by another thread, perhaps, that drops this object
             self._lock.release(self.file)
             self.file = None
+        self.__class__ = _Released  # so that its collection runs no Python: a Ctrl-C there is lost
+
+
+class _Holder(_Released):
+    """An interruption can come between any two steps; what it leaves is released with the object."""
+
+    __slots__ = ()
 
     def __del__(self) -> None:
         if getattr(self, "file", None) is not None:  # it may have been interrupted in __init__

@@ -84,24 +84,29 @@ class Publication:
         if not self._durability.sync_files:
             return
         new = [one for one in self._staged if one.digest.encoded not in self._claims]
-        fds = [one.temp.fd for one in new] + [file.fd for file, _ in self._claims.values()]
-        errnos = self._sync_data(fds)
-        self._errnos = {one.number: errno for one, errno in zip(new, errnos, strict=False)}
-        for encoded, errno in zip(list(self._claims), errnos[len(new) :], strict=True):
-            file, _ = self._claims[encoded]
-            if errno:
-                self._ingest.distrust(file.fd)
-            self._claims[encoded] = file, errno
+        found = [file.fd for file, _ in self._claims.values()]
+        fds = found + [one.temp.fd for one in new]
+        errnos = self._ingest.sync_found(
+            found,
+            lambda statuses: self._sync_data(fds, statuses),
+            others=len(new) + (0 if self._group is None else len(self._group)),
+        )
+        for encoded, errno in zip(list(self._claims), errnos, strict=False):
+            self._claims[encoded] = self._claims[encoded][0], errno
+        self._errnos = {
+            one.number: errno for one, errno in zip(new, errnos[len(found) :], strict=False)
+        }
 
-    def _sync_data(self, fds: list[int]) -> list[int]:
-        """Of the group's files, which keep their errnos, and of ``fds``, whose errnos are returned."""
+    def _sync_data(self, fds: list[int], statuses: memoryview) -> None:
+        """Of ``fds`` and of the group's files, which keep their errnos."""
         if self._filesystem is not None:
-            status = memoryview(bytearray(4)).cast("i")
-            _core.sync_filesystem(self._filesystem.fd, [], status)
-            if status[0]:  # whose it was nobody knows: none of them gets its name
-                raise OSError(status[0], os.strerror(status[0]))
-            return [0] * len(fds)
-        return _core.sync_files(fds) if self._group is None else self._group.sync(fds)
+            _core.sync_filesystem(self._filesystem.fd, [], statuses)
+            if statuses[0]:  # whose it was nobody knows: none of them gets its name
+                raise OSError(statuses[0], os.strerror(statuses[0]))
+        elif self._group is None:
+            _core.sync_files(fds, statuses)
+        else:
+            self._group.sync(fds, statuses)
 
     def name(self) -> None:
         """Gives names to what is new, and settles what became of each."""
@@ -156,6 +161,8 @@ class Publication:
             return  # met again, and told, by who puts it in its place
         if not isinstance(found, int):
             self._claims[encoded] = found, 0
+            if not self._durability.sync_files:
+                found.close()  # here groups are larger than the number of files that may be open
 
     def _claimed(self, number: int, source: Any, digest: Digest, size: int) -> None:
         if errno := self._claims.get(digest.encoded, (None, 0))[1]:

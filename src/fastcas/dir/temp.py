@@ -47,14 +47,8 @@ def room_for_temps() -> int:
     return max(1, room)
 
 
-class Temp:
-    """A file on the layout's filesystem that is not published: ``fd``, open for writing.
-
-    It has no name where the filesystem can do that, so that nothing stays of it whatever happens;
-    else a name of our pattern in the root, with a flock by which ``clean`` knows that it is alive.
-    One that a signal's exception made its owner forget is discarded when it is collected.
-    ``file`` is one without a name that is open already. ``waits``: it belongs to Pending.
-    """
+class _Temp:
+    """A Temp; alone, one that was discarded."""
 
     _ended = True
     #: Of what was written, once that is known.
@@ -167,6 +161,17 @@ class Temp:
             self._held.__exit__()
             if self._file is not None:
                 self._file.close()
+        self.__class__ = _Temp  # so that its collection runs no Python: a Ctrl-C there is lost
+
+
+class Temp(_Temp):
+    """A file on the layout's filesystem that is not published: ``fd``, open for writing.
+
+    It has no name where the filesystem can do that, so that nothing stays of it whatever happens;
+    else a name of our pattern in the root, with a flock by which ``clean`` knows that it is alive.
+    One that a signal's exception made its owner forget is discarded when it is collected.
+    ``file`` is one without a name that is open already. ``waits``: it belongs to Pending.
+    """
 
     def __del__(self) -> None:
         self.discard()

@@ -14,9 +14,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from msgspec import UNSET, UnsetType
-
 from fastcas import model
 from fastcas.digest import shorten
 from fastcas.errors import InvalidError, NotExistError
@@ -27,6 +24,7 @@ from fastcas.image.platform import parse_platform
 from fastcas.image.publish import format_time, publish, put_document, to_seconds
 from fastcas.image.reference import check_reference_name
 from fastcas.image.walk import mark
+from fastcas.jsonlibrary import UNSET, UnsetType, msgspec
 from fastcas.model import Descriptor, Index, Manifest, Platform
 
 if TYPE_CHECKING:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from msgspec import UNSET
-
 from fastcas import wire
 from fastcas.digest import Digest, shorten
 from fastcas.errors import (
@@ -21,6 +19,7 @@ from fastcas.errors import (
 from fastcas.image.parse import children, is_document, read_fields
 from fastcas.image.reference import find_entries
 from fastcas.image.walk import DEPTH_LIMIT, NODE_LIMIT
+from fastcas.jsonlibrary import UNSET
 from fastcas.model import ANNOTATION_REF_NAME, Descriptor, Index, Manifest
 
 if TYPE_CHECKING:

@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
-
 from fastcas import model, wire
 from fastcas.digest import shorten
 from fastcas.errors import ClobberError, InvalidError
 from fastcas.image.config import Config
 from fastcas.image.verified import check_descriptor, read_content
+from fastcas.jsonlibrary import UNSET
 from fastcas.model import DOCUMENT_LIMIT, Descriptor, Index, Manifest, adopt_descriptors
 from fastcas.results import ParsedBlob
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from fastcas.digest import REGISTERED, Digest, shorten
 from fastcas.errors import InvalidError, NotExistError
 from fastcas.image.parse import is_index, is_manifest, read_document
 from fastcas.image.platform import parse_platform, rank
 from fastcas.image.verified import read_content
 from fastcas.image.walk import DEPTH_LIMIT, NODE_LIMIT
+from fastcas.jsonlibrary import msgspec
 from fastcas.jsonstyle import decode_document
 from fastcas.model import (
     ANNOTATION_REF_NAME,

@@ -12,8 +12,6 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
-
 from fastcas import _core
 from fastcas.digest import Digest
 from fastcas.errors import (
@@ -22,6 +20,7 @@ from fastcas.errors import (
     SizeMismatchError,
     UnknownAlgorithmError,
 )
+from fastcas.jsonlibrary import UNSET
 from fastcas.model import DOCUMENT_LIMIT, MEDIA_TYPE_EMPTY, Descriptor
 
 if TYPE_CHECKING:

@@ -11,8 +11,6 @@ from __future__ import annotations
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
-
 from fastcas import wire
 from fastcas.digest import Digest
 from fastcas.errors import InvalidError, NotExistError, UnknownAlgorithmError
@@ -29,6 +27,7 @@ from fastcas.image.parse import (
     read_fields,
 )
 from fastcas.image.verified import check_descriptor
+from fastcas.jsonlibrary import UNSET
 from fastcas.model import ANNOTATION_REF_NAME, Descriptor, Index, Manifest
 
 if TYPE_CHECKING:

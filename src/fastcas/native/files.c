@@ -36,7 +36,8 @@ int fc_files_sync(void *context, int seat)
     (void)seat;
     if (file == files->count)
         return 0;
-    if (!files->statuses[file] && fsync(files->fds[file]))
-        files->statuses[file] = errno;
+    while (!files->statuses[file] && fsync(files->fds[file]))
+        if (errno != EINTR)
+            files->statuses[file] = errno;
     return 1;
 }

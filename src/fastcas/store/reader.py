@@ -211,6 +211,10 @@ class ObjectStream:
         self._taken = 0  # bytes
         self._failure: BaseException | None = None
 
+    @property
+    def position(self) -> int:
+        return self._taken - len(self._rest)
+
     def readinto(self, data: Any) -> int:
         with memoryview(data) as given, given.cast("B") as view:
             if view.readonly:
