@@ -6,8 +6,9 @@ import os
 import threading
 from collections import deque
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from fastcas.source import name_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -96,11 +97,7 @@ class Many:
         waiting.popleft()
         error = future.exception()
         if error is not None:
-            number = len(results)
-            with suppress(Exception):  # not every exception takes them
-                error.source = source  # type: ignore[attr-defined]
-                if hasattr(error, "add_note"):
-                    error.add_note(f"source {number} of put_blobs: {repr(source)[:200]}")
+            name_source(error, len(results), source)
             raise error
         results.append(future.result())
 
