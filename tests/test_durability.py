@@ -1,5 +1,6 @@
 """Which directories are synced, seen by their fsyncs."""
 
+import gc
 import os
 import shutil
 import sys
@@ -142,6 +143,7 @@ def interrupt_in(file, number, call):
             if left[0] == -1:
                 raise KeyboardInterrupt
 
+    gc.disable()  # what other tests have left isn't to be collected, and interrupted, here
     sys.setprofile(profile)
     try:
         call()
@@ -149,6 +151,7 @@ def interrupt_in(file, number, call):
         return True
     finally:
         sys.setprofile(None)
+        gc.enable()
     return False
 
 
