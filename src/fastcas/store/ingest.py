@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from fastcas import _core
@@ -361,7 +362,10 @@ def _new_block(size: int) -> bytearray | mmap.mmap:
     if size <= _MIB:
         return bytearray(size)
     # What malloc has given to one of many threads it keeps when it is free.
-    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    block = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them
+        block.madvise(mmap.MADV_HUGEPAGE)  # small pages cost a fault each, a quarter of a put's work
+    return block
 
 
 class Gathered:
