@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
-    from typing import Any, TypedDict, overload
+    from typing import Any, TypedDict, TypeVar, overload
 
     from typing_extensions import Self, Unpack
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastcas.source import BlobSource
 
     Progress = Callable[[int, int | None], object]
+    T = TypeVar("T")
 
     class PutOptions(TypedDict, total=False):
         """What ``put_blob`` takes besides a source and its compression."""
@@ -42,6 +43,11 @@ class _NothingToSay:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+def declared_as(declared: T) -> Callable[[Callable[..., Any]], T]:
+    """Of an engine's method that type checkers see as the contract's, overloads and all."""
+    return lambda method: method  # type: ignore[return-value]
 
 
 def _lacks(engine: Contract, method: str) -> UnsupportedError:

@@ -9,6 +9,7 @@ from _warnings import warn
 from itertools import chain
 
 from fastcas import _core
+from fastcas.contract import declared_as
 from fastcas.digest import COMPUTABLE, REGISTERED, Digest
 from fastcas.dir.checksums import RECORDED_ABOVE, Checksums
 from fastcas.dir.clean import remove_debris
@@ -29,14 +30,14 @@ from fastcas.results import BlobInfo, CopyResult, PutResult
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, overload
+    from typing import Any
 
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Self
 
-    from fastcas.contract import Progress, PutOptions
+    from fastcas.contract import Progress
     from fastcas.model import Index
     from fastcas.reader import BlobReader
-    from fastcas.results import CompressedPutResult, StoredBlob, Swept
+    from fastcas.results import StoredBlob, Swept
     from fastcas.source import BlobSource
 
 
@@ -90,27 +91,7 @@ class DirEngine(Engine):
     def durability(self) -> str:
         return self._waits.level
 
-    if TYPE_CHECKING:
-
-        @overload
-        def put_blob(
-            self,
-            source: BlobSource,
-            *,
-            compress: str,
-            level: int | None = None,
-            **options: Unpack[PutOptions],
-        ) -> CompressedPutResult: ...
-        @overload
-        def put_blob(
-            self,
-            source: BlobSource,
-            *,
-            compress: str | None = None,
-            level: int | None = None,
-            **options: Unpack[PutOptions],
-        ) -> PutResult: ...
-
+    @declared_as(Engine.put_blob)
     def put_blob(
         self,
         source: Any,

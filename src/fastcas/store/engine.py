@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fastcas import _core
+from fastcas.contract import declared_as
 from fastcas.digest import COMPUTABLE, Digest
 from fastcas.engine import READ_LIMIT, Engine, too_large
 from fastcas.errors import (
@@ -50,14 +51,13 @@ from fastcas.store.sweep import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
-    from typing import overload
 
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Self
 
-    from fastcas.contract import Progress, PutOptions
+    from fastcas.contract import Progress
     from fastcas.model import Index
     from fastcas.reader import BlobReader
-    from fastcas.results import CompressedPutResult, Swept
+    from fastcas.results import Swept
     from fastcas.source import BlobSource
     from fastcas.store.location import Location
 
@@ -128,27 +128,7 @@ class StoreEngine(Engine):
         """The URL of the layout."""
         return str(self._bucket.location)
 
-    if TYPE_CHECKING:
-
-        @overload
-        def put_blob(
-            self,
-            source: BlobSource,
-            *,
-            compress: str,
-            level: int | None = None,
-            **options: Unpack[PutOptions],
-        ) -> CompressedPutResult: ...
-        @overload
-        def put_blob(
-            self,
-            source: BlobSource,
-            *,
-            compress: str | None = None,
-            level: int | None = None,
-            **options: Unpack[PutOptions],
-        ) -> PutResult: ...
-
+    @declared_as(Engine.put_blob)
     def put_blob(
         self,
         source: Any,
