@@ -514,8 +514,8 @@ def test_map_descriptors_keeps_all_else(cas):
     assert manifest.to_json() == raw
     text = mapped.to_json()
     assert text.count(b'"mediaType":"new"') == 3
-    assert b'"x":{"y":1.0}' in text
-    assert b'"z":[]' in text
+    assert b'"x":{"y" : 1.0}' in text
+    assert b'"z":[ ]' in text
     index = Index([mapped.config], subject=mapped.subject)
     gone = cas.map_descriptors(index, lambda d: d.replace(size=9))
     assert [d.size for d in (*gone.manifests, gone.subject)] == [9, 9]

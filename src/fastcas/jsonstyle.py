@@ -74,16 +74,17 @@ def check_bytes(raw: bytes, *, limit: int, what: str) -> bytes:
     return raw
 
 
-def compact(raw: bytes | msgspec.Raw) -> bytes | msgspec.Raw:
-    """``raw``, which is valid, without blanks between tokens; strings and numbers stay as they are."""
-    content = bytes(raw)
+def compact(document: bytes) -> bytes:
+    """A valid document without blanks between its tokens, and with a newline at its end, as Go's
+    encoder writes it; strings and numbers keep their bytes. One that is so already is itself returned.
+    """
+    text = document.rstrip()
     # Most have none, and to go through all of it takes ten times as long as to look for one.
-    if content[:1] in (b"[", b"{") and any(blank in content for blank in _BLANKS):
-        return msgspec.json.format(content, indent=-1)
-    return raw
-
-
-_BLANKS = (b" ", b"\n", b"\t", b"\r")
+    if any(blank in text for blank in (b" ", b"\n", b"\t", b"\r")):
+        compacted = msgspec.json.format(text, indent=-1)
+        if compacted != text:
+            return compacted + b"\n"
+    return document
 
 
 def decode(decoder: Decoder[_T_co], raw: bytes | msgspec.Raw, *, what: str) -> _T_co:

@@ -219,23 +219,19 @@ class Index(_Document, schema=wire.Index):
 
     def reread_entries(self, before: Index) -> Index | None:
         """What ``from_json`` reads from this index's own JSON, if it is ``before`` with other
-        ``manifests``, all of which can be read again; else None, as where ``before`` has blanks, which
-        won't be written.
+        ``manifests``, all of which can be read again; else None.
 
         Read, and written, are only the entries that aren't ``before``'s own: of thousands, most are.
         """
         if self._source is not before._source or self._changed != {"manifests"} or before._changed:
             return None
-        source = bytes(before._source or b"").rstrip()
-        if jsonstyle.compact(source) != source:
-            return None
         known = set(map(id, before.manifests))
         entries = list(self.manifests)
         places = [at for at, entry in enumerate(entries) if id(entry) not in known]
         # As deep as in the whole.
-        new = jsonstyle.compact(b"[%s]" % b",".join([entries[at].to_json() for at in places]))
+        new = b",".join([entries[at].to_json() for at in places])
         try:
-            read = Index.from_json(b'{"schemaVersion":2,"manifests":%s}' % new).manifests
+            read = Index.from_json(b'{"schemaVersion":2,"manifests":[%s]}' % new).manifests
         except InvalidError:
             return None
         for at, entry in zip(places, read, strict=True):

@@ -275,9 +275,8 @@ class Value(jsonstyle.Encodable):
     def replace(self: _ValueT, **changes: Any) -> _ValueT:
         """A copy with these attributes changed; None removes an optional one.
 
-        All else keeps its exact bytes, unknown fields too, but for blanks between tokens, which
-        ``to_json`` leaves out then.  Raises InvalidError naming the field, TypeError for an attribute
-        that doesn't exist.
+        All else keeps its exact bytes, unknown fields too.  Raises InvalidError naming the field,
+        TypeError for an attribute that doesn't exist.
         """
         if not changes:
             return self
@@ -332,7 +331,7 @@ class Value(jsonstyle.Encodable):
         members = self._encode_new() if self._source is None else self._encode_changed()
         quoted = self._quoted_keys
         parts = [
-            b"%s:%s" % (quoted.get(key) or jsonstyle.encode_string(key), jsonstyle.compact(raw))
+            b"%s:%s" % (quoted.get(key) or jsonstyle.encode_string(key), raw)
             for key, raw in members.items()
         ]
         return b"{%s}%s" % (b",".join(parts), b"\n" if self.is_document else b"")
@@ -387,8 +386,7 @@ class Value(jsonstyle.Encodable):
 
     def _key(self) -> tuple[Any, ...]:
         values = [getattr(self, name) for name in self._attributes]
-        extra = {key: bytes(jsonstyle.compact(raw)) for key, raw in self.extra.items()}
-        return (*[None if value in ("", (), {}) else value for value in values], extra)
+        return (*[None if value in ("", (), {}) else value for value in values], self.extra)
 
     def __repr__(self) -> str:
         shown = [(name, getattr(self, name)) for name in self._attributes if name not in self._fixed]

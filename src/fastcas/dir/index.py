@@ -137,17 +137,20 @@ class IndexFile:
     def _encode(self, index: Index, before: Index | None = None) -> tuple[bytes, Index]:
         """The bytes of ``index``, and what will be read from them: an index can be read again.
 
-        What it has of ``before``, which was read from the file, isn't read again.
+        What it has of ``before``, which was read from the file, isn't read again. One that was changed
+        is written compact, whatever the style of what it was read from.
         """
+        from fastcas.jsonstyle import compact
         from fastcas.model import INDEX_LIMIT, Index
 
         if not isinstance(index, Index):
             raise TypeError(f"an index must be a fastcas.Index, not {type(index).__name__}")
         reread = None if before is None else index.reread_entries(before)
-        if reread is not None and len(raw := reread.to_json()) <= INDEX_LIMIT:
+        raw = (index if reread is None else reread).to_json()
+        written = compact(raw) if index.raw is None else raw
+        if reread is not None and written is raw and len(raw) <= INDEX_LIMIT:
             return raw, reread
-        raw = index.to_json()
-        return raw, Index.from_json(raw)
+        return written, Index.from_json(written)
 
     def _write(self, raw: bytes, only_if: tuple[int, Index] | None = None) -> bool:
         """Replaces the file, unless it isn't ``only_if`` any more, as ``_open`` gave it. The lock is

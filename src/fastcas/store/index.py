@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastcas.digest import Digest
 from fastcas.errors import InvalidError
+from fastcas.jsonstyle import compact
 from fastcas.layout import INDEX_FILE
 from fastcas.model import INDEX_LIMIT, Index
 from fastcas.store.bucket import NONCE, Lost, Missing
@@ -159,9 +160,11 @@ def _new_in(after: Index, before: Index) -> set[Digest]:
 
 
 def _encode(index: Any) -> bytes:
-    """The bytes of an index, which can be read again."""
+    """The bytes of an index, which can be read again; compact, where it was changed."""
     if not isinstance(index, Index):
         raise TypeError(f"an index must be a fastcas.Index, not {type(index).__name__}")
     raw = index.to_json()
+    if index.raw is None:
+        raw = compact(raw)
     Index.from_json(raw)
     return raw
