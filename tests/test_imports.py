@@ -24,7 +24,7 @@ RANKS = [
     ["store.index", "store.ingest"],
     ["store.conditions", "store.reader"],
     ["store.sweep"],
-    ["store.bucket", "store.channel"],
+    ["store.bucket", "store.budget", "store.channel"],
     ["store.location"],
     ["store.client"],
     ["store.__init__"],

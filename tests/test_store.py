@@ -450,6 +450,19 @@ def test_the_missing_extra_is_named(name):
 # ---- layouts ----
 
 
+@pytest.mark.parametrize("way", ["update", "put"])
+def test_an_index_of_another_style_is_written_compact(store, url, way):
+    indented = json.dumps({"schemaVersion": 2, "manifests": [], "unknown": [1.50, "a, b"]}, indent=2)
+    obstore.put(raw(url), "x/index.json", indented.encode())
+    if way == "update":
+        store.update_reference("v1", descriptor_of())
+    else:
+        store.put_index(store.get_index().replace(annotations={"a": "b"}))
+    written = bytes(obstore.get(raw(url), "x/index.json").bytes())
+    assert written == json.dumps(json.loads(written), separators=(",", ":")).encode() + b"\n"
+    assert store.get_index().raw == written
+
+
 def test_create_and_open(url):
     with pytest.raises(NotExistError):
         fastcas.open(url)
@@ -721,6 +734,20 @@ def test_pipes_that_one_thread_feeds_in_turn(store, small_parts, monkeypatch, kn
     with ThreadPoolExecutor(len(pipes)) as pool:
         found = list(pool.map(put, pipes, contents))
     assert [blob.digest for blob in found] == list(map(digest_of, contents))
+
+
+def test_progress_is_asked_before_anything_is_sent(store, small_parts, tmp_path, monkeypatch):
+    """A large file is hashed first; who stops then has sent nothing."""
+    path = tmp_path / "large"
+    path.write_bytes(noise(3 << 20))
+
+    def stop(done, total):
+        assert (done, total) == (0, 3 << 20)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(requests.obstore, "put", lambda *_, **__: pytest.fail("something was sent"))
+    with pytest.raises(KeyboardInterrupt):
+        store.put_blob(path, progress=stop)
 
 
 def test_a_put_that_expects_what_is_stored_reads_its_source_all_the_same(store):
@@ -1868,6 +1895,30 @@ def test_uploads_share_a_budget():
     assert order == ["first", "second"]
     with budget.take(1000):  # more than there is: all of it
         pass
+
+
+def test_who_had_nothing_to_gather_waits_like_others():
+    budget = ingest.Budget(10)
+    order = []
+    empty, go = threading.Event(), threading.Event()
+
+    def put():
+        with ingest.Gathered(budget) as gathered:
+            gathered.reserve(0)
+        empty.set()
+        go.wait(10)
+        with budget.take(1):
+            order.append("second")
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    empty.wait(10)
+    with budget.take(10):
+        go.set()
+        thread.join(0.1)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
 
 
 class Putting(io.RawIOBase):

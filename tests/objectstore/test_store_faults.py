@@ -3,6 +3,7 @@ update of the index is lost, no wrong byte is delivered."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import os
@@ -12,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +21,7 @@ import fastcas
 from conformance import MANIFEST, REF_NAME, descriptor_of, digest_of, names_in, noise
 from fastcas import CorruptError, Descriptor, Manifest
 from fastcas.store import bucket as bucket_module
-from fastcas.store import sweep
+from fastcas.store import ingest, sweep
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -645,6 +647,35 @@ def test_an_upload_that_is_given_up_leaves_nothing(bucket, cas, how):
             cas.put_blob(source(), expected_digest=digest_of(b""), expected_size=LARGE)
     assert list(cas) == []
     assert not any(place.is_dir() for place in bucket.path.glob(".sgwtmp/multipart/*/*"))
+
+
+def _put_many(url, config, folder):
+    with fastcas.open(url, config=config) as cas:
+        cas.put_blobs([Path(folder, name) for name in os.listdir(folder)])
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
+
+
+def test_the_memory_of_many_uploads_is_bounded(bucket, cas, spawn, tmp_path):
+    """In MiB, of a process of its own; what its threads gave back, malloc would keep."""
+    for number in range(24):
+        with open(tmp_path / str(number), "wb") as file:
+            file.write(b"%d" % number)
+            file.truncate(32 * MIB)
+    peak = spawn(_put_many, bucket.url, bucket.config(), tmp_path).result()
+    assert len(cas) == 24
+    assert peak < 128 + 120
+
+
+def test_the_blocks_of_an_upload_are_used_again(bucket, cas, monkeypatch):
+    made = []
+    new_block = ingest._new_block
+    monkeypatch.setattr(ingest, "_new_block", lambda size: made.append(size) or new_block(size))
+    content = noise(8 * MIB)
+    digest = hashlib.sha256(content * 24).hexdigest()
+    cas.put_blob(iter([content] * 24), expected_digest=f"sha256:{digest}", expected_size=24 * 8 * MIB)
+    # Four parts are on their way; one waits, one is handed over, one is filled, one may be let go late.
+    assert len(made) <= ingest.PARTS_AT_ONCE + 4
 
 
 # ---- what an operation costs ----

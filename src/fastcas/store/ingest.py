@@ -23,6 +23,7 @@ from fastcas.expected import check_algorithm, check_content, too_long
 from fastcas.files import write_all
 from fastcas.source import Source, open_source, read_small
 from fastcas.store.bucket import MOST_PARTS, PART, PARTS_AT_ONCE, Missing
+from fastcas.store.budget import Budget
 from fastcas.store.channel import Channel, ChannelClosed
 from fastcas.store.reader import WHOLE, ObjectReader
 from fastcas.store.sweep import key_of
@@ -153,7 +154,7 @@ class Ingest:
             found = put.hash(source)
             put.tell(size)
             return found
-        with self._memory.take(_MEMORY, wait=_is_file(source)) as taken:
+        with self._memory.take(_MEMORY, wait=_is_at_hand(source)) as taken:
             if taken:
                 self._send(source, put, digest, size)
         if not taken:
@@ -170,7 +171,7 @@ class Ingest:
 
     def _put_gathered(self, source: Source, put: Put) -> tuple[Digest, int]:
         with Gathered(self._memory) as gathered:
-            if _is_file(source):
+            if _is_at_hand(source):
                 gathered.reserve(min(source.size or 0, IN_MEMORY))
             digest, size = put.feed(source, gathered.add)
             if gathered.file is None:
@@ -352,9 +353,10 @@ class _Hasher(BlockSink):
         return Digest.of(self._hash.name, self._hash.hexdigest()), self._size
 
 
-def _is_file(source: Source) -> bool:
-    """Whether it gives its bytes whatever others wait for. What is fed by somebody, as a pipe is, may
-    give none while another source of the same feeder waits to be read."""
+def _is_at_hand(source: Source) -> bool:
+    """Whether it gives its bytes whatever others wait for, as files and memory do, whose size is known.
+    What is fed by somebody, as a pipe is, may give none while another source of the same feeder waits
+    to be read."""
     return source.size is not None
 
 
@@ -416,8 +418,7 @@ class Gathered:
 
     def _give_back(self) -> None:
         held, self._held = self._held, 0
-        if held:
-            self._budget.give_back(held)
+        self._budget.give_back(held)
 
     def _write(self, block: memoryview) -> None:
         try:
@@ -493,58 +494,3 @@ class Upload:
         while any(view() is not None for view in given) and time.monotonic() < until:
             time.sleep(_NAP)
         raise ChannelClosed
-
-
-class Budget:
-    """So many bytes at most are in memory; who wants more waits for who has them.
-
-    A thread that has some never waits: it is within a source, which puts something else, and what it
-    has is free only when that is done. So that goes beyond the budget.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._left = size
-        self._held: dict[int, int] = {}  # by the threads that have some
-        self._lock = threading.RLock()  # taken by itself, as a Channel's is
-        self._change = threading.Condition(self._lock)
-
-    def take(self, size: int, *, wait: bool = True) -> _Taken:
-        """For a with statement, which gives it back, and whose value says whether there was any."""
-        return _Taken(self, min(size, self._size), wait)
-
-    def borrow(self, size: int, *, wait: bool = True) -> bool:
-        """False where there isn't as much, and ``wait`` is false."""
-        thread = threading.get_ident()
-        with self._lock:
-            if not wait and self._left < size:
-                return False
-            self._change.wait_for(lambda: self._left >= size or thread in self._held)
-            self._left -= size
-            self._held[thread] = self._held.get(thread, 0) + size
-            return True
-
-    def give_back(self, size: int) -> None:
-        thread = threading.get_ident()
-        with self._lock:
-            self._left += size
-            self._held[thread] -= size
-            if not self._held[thread]:
-                del self._held[thread]
-            self._change.notify_all()
-
-
-class _Taken:
-    def __init__(self, budget: Budget, size: int, wait: bool) -> None:
-        self._budget = budget
-        self._size = size
-        self._wait = wait
-        self._taken = False
-
-    def __enter__(self) -> bool:
-        self._taken = self._budget.borrow(self._size, wait=self._wait)
-        return self._taken
-
-    def __exit__(self, *_: object) -> None:
-        if self._taken:
-            self._budget.give_back(self._size)
