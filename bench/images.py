@@ -307,9 +307,8 @@ def main() -> int:
             else:
                 samples = measure(programs, sources, 20, 0)
             keep(rows_of("one-shot", "tmpfs", 0, programs, samples))
-        if not {"copy", "build"} & set(wanted):
-            options.filesystems = ""
-        for name in filter(None, options.filesystems.split(",")):
+        filesystems = options.filesystems.split(",") if {"copy", "build"} & set(wanted) else []
+        for name in filesystems:
             with bed.filesystem(name, capacity=2 * image_size + 2 * folder_size) as base:
                 if "copy" in wanted:
                     make_image(image, image_size)

@@ -589,10 +589,9 @@ void PyEval_RestoreThread(void *state)
 def test_a_small_blob_takes_the_gil_once_a_call(tmp_path):
     """What waits for the GIL beside busy threads waits a switch interval each time."""
     program = """
-        import ctypes, itertools, json, os, pathlib, sys
+        import ctypes, json, os, pathlib, sys
         import fastcas
         taken = ctypes.c_long.in_dll(ctypes.CDLL(os.environ["LD_PRELOAD"]), "taken")
-        numbers = itertools.count()
         def count(operation, *arguments):
             before = taken.value
             result = operation(*arguments)

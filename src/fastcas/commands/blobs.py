@@ -141,7 +141,8 @@ def put(
 
 
 def total_size(files: tuple[str, ...]) -> int | None:
-    """What the files have together; None where one is no regular file, or someone else's to refuse."""
+    """What the files have together; None where one is no regular file, or can't be looked at, which
+    whoever puts it will say."""
     total = 0
     for name in files if on_terminal(sys.stderr) else ():
         try:

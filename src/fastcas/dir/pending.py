@@ -81,7 +81,7 @@ class Pending:
         one = _Waiting(digest, size, None, file)
         while (there := self._waiting.setdefault(digest, one)) is not one:
             # One without a name will find it, by the rules of a put.
-            if there.file is None or os.path.sameopenfile(there.file.fd, file.fd):
+            if there.file is None or _core.is_same_file(there.file.fd, file.fd):
                 break
             self.settle()
         self._check_open()
