@@ -55,7 +55,7 @@ def _put_many(context: Context, blobs: Blobs, durability: str) -> Group:
     }
     context.add_peers(systems, "put", put_by(context, blobs), durability)
     # 2.6 where there are 16 vector registers.
-    targets = (("umoci", 3.0 if "avx512vl" in fastcas.backend else 2.6),)
+    targets = (("umoci", 3.0 if "avx512" in fastcas.backend else 2.6),)
     row = Row(
         f"put {len(blobs.files)} files by one `put_blobs` (the peers: one by one)",
         "fastcas", "lanes", targets,

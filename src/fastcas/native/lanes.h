@@ -12,16 +12,14 @@
 
 #include "algorithm.h"
 
-enum { FC_LANES_MAX = 4, FC_SHA256_BLOCK = 64, FC_SHA256_SIZE = 32 };
-
-/* `blocks` whole blocks from each of `data[0]` to `data[n - 1]`, which may have any alignment, into as many states. */
-typedef void fc_sha256_function(uint32_t *const state[], const unsigned char *const data[], size_t blocks);
+enum { FC_LANES_MAX = 16, FC_SHA256_BLOCK = 64, FC_SHA256_SIZE = 32 };
 
 typedef struct {
     const char *name; /* "avx512vl-x4" */
     int lanes;
     int (*supported)(void); /* by this CPU and its operating system */
-    fc_sha256_function *function[FC_LANES_MAX]; /* [n - 1]: for n lanes, up to `lanes` */
+    /* `blocks` whole blocks from each of `data`, which may have any alignment, into as many states: 1 to `lanes`. */
+    void (*hash)(uint32_t *const state[], const unsigned char *const data[], size_t blocks, int lanes);
 } fc_sha256_kernel;
 
 extern const uint32_t fc_sha256_constants[64];

@@ -9,9 +9,10 @@
 #define HWCAP_SHA2 (1 << 6)
 #endif
 
+enum { MOST = 2 }; /* lanes */
+
 #define SHA_TARGET "+crypto"
 #define TEMPLATE static inline __attribute__((always_inline, target(SHA_TARGET)))
-#define UNROLL _Pragma("GCC unroll 16")
 
 typedef struct {
     uint32x4_t abcd, efgh;
@@ -26,49 +27,46 @@ TEMPLATE uint32x4_t next_words(const uint32x4_t *w, int n)
 /* `lanes` is a constant wherever this is inlined. */
 TEMPLATE void hash(uint32_t *const state[], const unsigned char *const data[], size_t blocks, const int lanes)
 {
-    words now[FC_LANES_MAX], before[FC_LANES_MAX];
-    uint32x4_t w[FC_LANES_MAX][4], sum[FC_LANES_MAX];
+    words now[MOST], before[MOST];
+    uint32x4_t w[MOST][4], sum[MOST];
 
-    UNROLL for (int i = 0; i < lanes; i++)
+    FC_UNROLL for (int i = 0; i < lanes; i++)
         now[i] = (words){vld1q_u32(state[i]), vld1q_u32(state[i] + 4)};
     for (size_t at = 0; at < blocks * FC_SHA256_BLOCK; at += FC_SHA256_BLOCK) {
-        UNROLL for (int i = 0; i < lanes; i++)
+        FC_UNROLL for (int i = 0; i < lanes; i++)
             before[i] = now[i];
-        UNROLL for (int n = 0; n < 16; n++) {
-            UNROLL for (int i = 0; i < lanes; i++) {
+        FC_UNROLL for (int n = 0; n < 16; n++) {
+            FC_UNROLL for (int i = 0; i < lanes; i++) {
                 if (n < 4)
                     w[i][n] = vreinterpretq_u32_u8(vrev32q_u8(vld1q_u8(data[i] + at + 16 * n)));
                 else
                     w[i][n % 4] = next_words(w[i], n);
                 sum[i] = vaddq_u32(w[i][n % 4], vld1q_u32(fc_sha256_constants + 4 * n));
             }
-            UNROLL for (int i = 0; i < lanes; i++) {
+            FC_UNROLL for (int i = 0; i < lanes; i++) {
                 uint32x4_t abcd = now[i].abcd;
                 now[i].abcd = vsha256hq_u32(abcd, now[i].efgh, sum[i]);
                 now[i].efgh = vsha256h2q_u32(now[i].efgh, abcd, sum[i]);
             }
         }
-        UNROLL for (int i = 0; i < lanes; i++) {
+        FC_UNROLL for (int i = 0; i < lanes; i++) {
             now[i].abcd = vaddq_u32(now[i].abcd, before[i].abcd);
             now[i].efgh = vaddq_u32(now[i].efgh, before[i].efgh);
         }
     }
-    UNROLL for (int i = 0; i < lanes; i++) {
+    FC_UNROLL for (int i = 0; i < lanes; i++) {
         vst1q_u32(state[i], now[i].abcd);
         vst1q_u32(state[i] + 4, now[i].efgh);
     }
 }
 
-static __attribute__((target(SHA_TARGET))) void x1(uint32_t *const state[], const unsigned char *const data[],
-                                                   size_t blocks)
+static __attribute__((target(SHA_TARGET))) void hash_2(uint32_t *const state[], const unsigned char *const data[],
+                                                       size_t blocks, int lanes)
 {
-    hash(state, data, blocks, 1);
-}
-
-static __attribute__((target(SHA_TARGET))) void x2(uint32_t *const state[], const unsigned char *const data[],
-                                                   size_t blocks)
-{
-    hash(state, data, blocks, 2);
+    if (lanes == 1)
+        hash(state, data, blocks, 1);
+    else
+        hash(state, data, blocks, 2);
 }
 
 static int has_sha(void)
@@ -76,6 +74,6 @@ static int has_sha(void)
     return (getauxval(AT_HWCAP) & HWCAP_SHA2) != 0;
 }
 
-const fc_sha256_kernel fc_sha256_x2_armv8 = {"armv8-x2", 2, has_sha, {x1, x2}};
+const fc_sha256_kernel fc_sha256_x2_armv8 = {"armv8-x2", 2, has_sha, hash_2};
 
 #endif

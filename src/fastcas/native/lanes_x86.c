@@ -6,12 +6,14 @@
 #include <cpuid.h>
 #include <immintrin.h>
 
-enum { AHEAD = 512 }; /* bytes; hardware prefetchers lose track of several streams at once */
+enum {
+    MOST = 4,    /* lanes */
+    AHEAD = 512, /* bytes; hardware prefetchers lose track of several streams at once */
+};
 
 /* What every CPU with these extensions has; a caller's wider instruction set is used where this is inlined. */
 #define SHA_TARGET "sha,sse4.1"
 #define TEMPLATE static inline __attribute__((always_inline, target(SHA_TARGET)))
-#define UNROLL _Pragma("GCC unroll 16")
 
 typedef struct {
     __m128i abef, cdgh;
@@ -49,59 +51,77 @@ TEMPLATE void hash(uint32_t *const state[], const unsigned char *const data[], s
 {
     const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
     const __m128i *constants = (const __m128i *)fc_sha256_constants;
-    words now[FC_LANES_MAX], before[FC_LANES_MAX];
-    __m128i w[FC_LANES_MAX][4], sum[FC_LANES_MAX];
+    words now[MOST], before[MOST];
+    __m128i w[MOST][4], sum[MOST];
 
-    UNROLL for (int i = 0; i < lanes; i++)
+    FC_UNROLL for (int i = 0; i < lanes; i++)
         now[i] = load_state(state[i]);
     for (size_t at = 0; at < blocks * FC_SHA256_BLOCK; at += FC_SHA256_BLOCK) {
-        UNROLL for (int i = 0; i < lanes; i++) {
+        FC_UNROLL for (int i = 0; i < lanes; i++) {
             const __m128i *block = (const __m128i *)(data[i] + at);
             before[i] = now[i];
             _mm_prefetch((const char *)block + AHEAD, _MM_HINT_T0);
-            UNROLL for (int n = 0; n < 4; n++)
+            FC_UNROLL for (int n = 0; n < 4; n++)
                 w[i][n] = _mm_shuffle_epi8(_mm_loadu_si128(block + n), big_endian);
         }
-        UNROLL for (int n = 0; n < 16; n++) {
-            UNROLL for (int i = 0; i < lanes; i++) {
+        FC_UNROLL for (int n = 0; n < 16; n++) {
+            FC_UNROLL for (int i = 0; i < lanes; i++) {
                 sum[i] = _mm_add_epi32(w[i][n % 4], constants[n]);
                 now[i].cdgh = _mm_sha256rnds2_epu32(now[i].cdgh, now[i].abef, sum[i]);
                 if (n < 12)
                     w[i][n % 4] = next_words(w[i], n);
             }
-            UNROLL for (int i = 0; i < lanes; i++)
+            FC_UNROLL for (int i = 0; i < lanes; i++)
                 now[i].abef = _mm_sha256rnds2_epu32(now[i].abef, now[i].cdgh, _mm_shuffle_epi32(sum[i], 0x0E));
         }
-        UNROLL for (int i = 0; i < lanes; i++) {
+        FC_UNROLL for (int i = 0; i < lanes; i++) {
             now[i].abef = _mm_add_epi32(now[i].abef, before[i].abef);
             now[i].cdgh = _mm_add_epi32(now[i].cdgh, before[i].cdgh);
         }
     }
-    UNROLL for (int i = 0; i < lanes; i++)
+    FC_UNROLL for (int i = 0; i < lanes; i++)
         store_state(state[i], now[i]);
 }
 
-#define FUNCTION(name, isa, lanes)                                                                                     \
-    static __attribute__((target(isa))) void name(uint32_t *const state[], const unsigned char *const data[],         \
-                                                  size_t blocks)                                                      \
-    {                                                                                                                  \
-        hash(state, data, blocks, lanes);                                                                              \
-    }
+/* Two lanes: what fits into 16 vector registers. */
+static __attribute__((target(SHA_TARGET))) void hash_2(uint32_t *const state[], const unsigned char *const data[],
+                                                       size_t blocks, int lanes)
+{
+    if (lanes == 1)
+        hash(state, data, blocks, 1);
+    else
+        hash(state, data, blocks, 2);
+}
 
-FUNCTION(sha_x1, SHA_TARGET, 1)
-FUNCTION(sha_x2, SHA_TARGET, 2)
-
-/* 32 vector registers hold four lanes. The tuning is worth a tenth, to compilers that know it. */
-#if !defined(__clang__) && __GNUC__ >= 11
-#define TUNE ",tune=znver3"
-#else
+/* 32 vector registers hold four. The tuning is worth a tenth, to compilers that know it. Nothing may be copied with wider
+   registers than these: on Intel's CPUs each instruction of the SHA extensions takes a hundred cycles while one of those isn't
+   zero beyond 128 bits. GCC can be told, clang can't. */
+#if defined(__clang__)
 #define TUNE
+#elif __GNUC__ >= 11
+#define TUNE ",prefer-vector-width=128,tune=znver3"
+#else
+#define TUNE ",prefer-vector-width=128"
 #endif
 #define VL_TARGET SHA_TARGET ",avx512f,avx512vl,avx512bw" TUNE
-FUNCTION(vl_x1, VL_TARGET, 1)
-FUNCTION(vl_x2, VL_TARGET, 2)
-FUNCTION(vl_x3, VL_TARGET, 3)
-FUNCTION(vl_x4, VL_TARGET, 4)
+
+static __attribute__((target(VL_TARGET))) void hash_4(uint32_t *const state[], const unsigned char *const data[],
+                                                      size_t blocks, int lanes)
+{
+    switch (lanes) {
+    case 1:
+        hash(state, data, blocks, 1);
+        break;
+    case 2:
+        hash(state, data, blocks, 2);
+        break;
+    case 3:
+        hash(state, data, blocks, 3);
+        break;
+    default:
+        hash(state, data, blocks, 4);
+    }
+}
 
 static int has_sha(void)
 {
@@ -113,13 +133,23 @@ static int has_sha(void)
     return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & bit_SHA);
 }
 
+int fc_is_intel(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel");
+}
+
 static int has_vl(void)
 {
+#if defined(__clang__)
+    if (fc_is_intel())
+        return 0;
+#endif
     return has_sha() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512bw");
 }
 
-const fc_sha256_kernel fc_sha256_x4_avx512vl = {"avx512vl-x4", 4, has_vl, {vl_x1, vl_x2, vl_x3, vl_x4}};
-const fc_sha256_kernel fc_sha256_x2_sha = {"sha-x2", 2, has_sha, {sha_x1, sha_x2}};
+const fc_sha256_kernel fc_sha256_x4_avx512vl = {"avx512vl-x4", 4, has_vl, hash_4};
+const fc_sha256_kernel fc_sha256_x2_sha = {"sha-x2", 2, has_sha, hash_2};
 
 #endif
