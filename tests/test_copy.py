@@ -12,6 +12,7 @@ import pytest
 
 from fastcas import model
 from fastcas.digest import Digest
+from fastcas.dir.engine import DirEngine
 from fastcas.errors import (
     CorruptError,
     DigestMismatchError,
@@ -598,6 +599,24 @@ def test_what_a_reflink_verifies(pair, reflinks):
     # Stated: of a large one only the size is looked at.
     with source.get_blob(large.digest) as blob:
         assert target.put_copy(blob).method == "reflink"
+
+
+@pytest.mark.parametrize("durability", ["full", "batch"])
+def test_a_reflink_takes_the_place_of_nothing(pair, reflinks, durability):
+    """It is the source that is damaged, and nobody reads what is shared."""
+    source, good = pair
+    content = random.Random(6).randbytes(3 << 20)
+    large = put(source, content)
+    put(good, content)
+    path = Path(source.path) / "blobs" / "sha256" / large.digest.encoded
+    path.chmod(0o600)
+    os.truncate(path, 2 << 20)
+    with DirEngine.open(good.path, durability=durability) as target:
+        with source.get_blob(large.digest) as blob, pytest.raises(DigestMismatchError):
+            target.put_copy(blob)
+        target.sync()
+        assert target.read_blob(large.digest) == content
+    assert not reflinks
 
 
 def test_a_reflink_of_another_size(pair, monkeypatch):

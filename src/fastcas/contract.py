@@ -235,10 +235,10 @@ class Contract(ABC):
         digests: Iterable[Digest],
         *,
         quick: bool = False,
-        threads: int,
+        threads: int | None = None,
         progress: Progress | None = None,
     ) -> Iterator[str] | None:
-        """By what each of ``digests`` is found stored and right, in their order, on so many threads:
+        """By what each of ``digests`` is found stored and right, in their order, so many at once:
         "digest"; with ``quick`` also "checksum", where the engine recorded one of the content
         when it was put, which finds bit rot and proves nothing. "" says nothing: that blob must be
         read by itself. None where the engine can't look at many at once. ``progress`` counts bytes.

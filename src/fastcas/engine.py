@@ -364,8 +364,8 @@ class Engine(Contract):
 
         ``quarantine`` moves what is corrupt out of the store into that directory, which is made and
         may not be one under ``blobs/``; beside each blob a small JSON file says why. It is absent then:
-        putting it again stores it anew. ``threads`` is the most that may be used, by default one for
-        each processor. ``progress`` counts the bytes digested.
+        putting it again stores it anew. ``threads`` is how many blobs are read at once, by default one
+        for each processor, of an object store 32. ``progress`` counts the bytes digested.
 
         Beside writers, what they put or delete meanwhile is no problem. Raises InvalidError where the
         index itself can't be read, and OSError where a directory can't be, or where the process lacks

@@ -200,8 +200,8 @@ def test_a_long_sweep_announces_itself_again(store, url, monkeypatch):
         (key,) = store.clean()
         with announced.step([]):
             assert len(waited) == 1
-        real = time.monotonic
-        monkeypatch.setattr(sweep.time, "monotonic", lambda: real() + 1801)
+        real = sweep._now
+        monkeypatch.setattr(sweep, "_now", lambda: real() + 1801)
         with announced.step([]):
             assert f"{key}" in names(url)
             assert len(waited) == 2
@@ -210,14 +210,14 @@ def test_a_long_sweep_announces_itself_again(store, url, monkeypatch):
 def test_a_step_that_takes_too_long_removes_nothing(store, monkeypatch):
     """Its client was stopped: who has waited for its end may have gone on."""
     digest = store.put_blob(b"x").digest
-    late, real, look = [], time.monotonic, sweep.last_use
+    late, real, look = [], sweep._now, sweep.last_use
 
     def last_use(*arguments):
         late.append(61)
         return look(*arguments)
 
     monkeypatch.setattr(sweep, "last_use", last_use)
-    monkeypatch.setattr(sweep.time, "monotonic", lambda: real() + sum(late))
+    monkeypatch.setattr(sweep, "_now", lambda: real() + sum(late))
     start = store.read_clock()
     left = store.sweep_blobs([digest], index=store.get_index(), start=start, grace=0).left
     assert left == [digest]
@@ -226,10 +226,10 @@ def test_a_step_that_takes_too_long_removes_nothing(store, monkeypatch):
 
 def test_a_writer_looks_again_for_sweeps(store, monkeypatch):
     store.put_blob(b"x")
-    now = time.monotonic()
+    now = sweep._now()
     with store.announce_sweep():
         assert store._sweeps.quiet_until() > now
-        monkeypatch.setattr(sweep.time, "monotonic", lambda: now + 2.1)
+        monkeypatch.setattr(sweep, "_now", lambda: now + 2.1)
         assert store._sweeps.quiet_until() < 0
 
 
@@ -289,6 +289,25 @@ def test_a_quarantine_is_a_local_directory(store, tmp_path, monkeypatch, directo
         with pytest.raises(InvalidError, match="local directory"):
             engine.scrub(quarantine="s3://bucket/quarantine")
     assert not (tmp_path / "s3:").exists()
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_scrub_takes_so_many_threads_at_most(store, monkeypatch, most):
+    store.put_blobs([b"%d" % number for number in range(200)])
+    seen, real = set(), store._check
+    at_once = threading.Semaphore(most)
+
+    def check(digest):
+        seen.add(digest)
+        assert at_once.acquire(blocking=False)
+        try:
+            return real(digest)
+        finally:
+            at_once.release()
+
+    monkeypatch.setattr(store, "_check", check)
+    assert not store.scrub(threads=most).problems
+    assert len(seen) == 200
 
 
 def test_clean_leaves_marks(store, url, monkeypatch):

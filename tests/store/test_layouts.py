@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 
 import obstore
 import pytest
@@ -143,6 +144,38 @@ def test_a_forked_child_never_waits(store, call):
             finally:
                 os._exit(code)
     assert os.waitpid(pid, 0)[1] == (2 if call == "close" else 3) << 8
+
+
+@pytest.mark.parametrize("call", ["read", "close"])
+def test_a_forked_child_never_waits_for_a_readers_threads(store, call):
+    digest, _ = store.put_blob(noise(9 << 20))
+    with store.get_blob(digest) as blob:
+        blob.read(100)
+        held, done = threading.Event(), threading.Event()
+
+        def hold():  # as a thread of the reader does for a moment
+            with blob._stream._hashed._lock:
+                held.set()
+                done.wait(20)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait(20)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            signal.alarm(20)
+            try:
+                blob.close() if call == "close" else blob.readall()
+                code = 2
+            except UnsupportedError:
+                code = 3
+            finally:
+                os._exit(code)
+        done.set()
+        thread.join()
+        assert os.waitpid(pid, 0)[1] == (2 if call == "close" else 3) << 8
+        assert len(blob.readall()) == (9 << 20) - 100
 
 
 def test_a_child_that_is_forked_at_the_end_of_a_source_is_refused(store):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -113,8 +114,8 @@ def test_what_is_gathered_goes_to_a_file_when_others_have_the_memory():
         assert gathered.file is None
         gathered.add(memoryview(bytes(1)))
         assert os.fstat(gathered.file.fileno()).st_size == 41
-        assert budget.borrow(40, wait=False)  # what it had is free
-        budget.give_back(40)
+        with budget.take(40, wait=False) as taken:  # what it had is free
+            assert taken
     with budget.take(100, wait=False) as taken:
         assert taken
 
@@ -147,6 +148,97 @@ def test_pipes_that_one_thread_feeds_in_turn(store, small_parts, monkeypatch, kn
     with ThreadPoolExecutor(len(pipes)) as pool:
         found = list(pool.map(put, pipes, contents))
     assert [blob.digest for blob in found] == list(map(digest_of, contents))
+
+
+def test_what_may_take_for_ever_leaves_memory_to_the_rest(store, small_parts, monkeypatch):
+    """Pipes that nobody ends."""
+    monkeypatch.setattr(ingest, "_MEMORY", 256 << 10)
+    store._ingest._memory = ingest.Budget(512 << 10, reserve=256 << 10)
+    pipes = [os.pipe() for _ in range(6)]
+    content = noise(128 << 10)
+
+    def put(pipe):
+        with open(pipe, "rb", buffering=0) as file:
+            return store.put_blob(file)
+
+    with ThreadPoolExecutor(len(pipes)) as pool:
+        waiting = [pool.submit(put, pipe) for pipe, _ in pipes]
+        for _, end in pipes:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(end, left) :]
+        other = threading.Thread(target=store.put_blob, args=(noise(3 << 20),), daemon=True)
+        other.start()
+        other.join(20)
+        ended = not other.is_alive()
+        for _, end in pipes:
+            os.close(end)
+        assert ended
+        assert {blob.result().digest for blob in waiting} == {digest_of(content)}
+    with store._ingest._memory.take(512 << 10, wait=False) as taken:
+        assert not taken  # it leaves the reserve
+    with store._ingest._memory.take(512 << 10) as taken:
+        assert taken
+
+
+def test_sources_that_put_many_into_their_own_store(store, small_parts, monkeypatch, tmp_path):
+    """What those are put by waits for memory that the sources have."""
+    monkeypatch.setattr(ingest, "_MEMORY", 256 << 10)
+    store._ingest._memory = ingest.Budget(512 << 10, reserve=256 << 10)
+    path = tmp_path / "inner"
+    path.write_bytes(noise(300_000))
+    everyone = threading.Barrier(4)
+
+    def source(number):
+        for part in range(4):
+            yield noise(64 << 10, 4 * number + part)
+        everyone.wait(20)
+        store.put_blobs([path])
+
+    threads = [
+        threading.Thread(target=lambda n=n: store.put_blob(source(n)), daemon=True) for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(list(store.list_blobs())) == 5
+
+
+def test_an_interrupt_loses_no_memory(store, small_parts):
+    """Wherever it comes."""
+    path = "fastcas/store/budget.py"
+
+    def put_interrupted(line):
+        seen = 0
+
+        def trace(frame, event, _):
+            nonlocal seen
+            if not frame.f_code.co_filename.endswith(path):
+                return None
+            if event in ("line", "return"):
+                seen += 1
+                if seen == line:
+                    raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            store.put_blob(noise(2 << 20, 1))
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+    line = 1
+    while put_interrupted(line):
+        with store._ingest._memory.take(ingest._MEMORY_OF_ALL - ingest._MEMORY, wait=False) as taken:
+            assert taken, line
+        store.delete_blob(digest_of(noise(2 << 20, 1)))
+        line += 1
+    assert line > 20
 
 
 def test_progress_is_asked_before_anything_is_sent(store, small_parts, tmp_path, monkeypatch):
@@ -228,6 +320,24 @@ def test_servers_are_told_apart_by_the_environment(monkeypatch, url, variable, v
     assert one.is_same(again)
     assert not one.is_same(other)
     assert not other.is_same(one)
+
+
+def test_a_damaged_blob_takes_the_place_of_nothing(url):
+    """It is the source that is damaged, and nobody reads what the server copies."""
+    content = noise(3 << 20)
+    digest = digest_of(content)
+    place = f"x/blobs/{digest.replace(':', '/')}"
+    with fastcas.create(url) as one, fastcas.create(url.replace("/x", "/y")) as two:
+        for engine in (one, two):
+            engine.put_blob(content)
+        obstore.put(raw(url), place, content[: 2 << 20])
+        with pytest.raises(CorruptError), one.get_blob(digest) as blob:
+            two.put_copy(blob)
+        assert two.read_blob(digest) == content
+        with pytest.raises((CorruptError, NotExistError)), one.get_blob(digest) as blob:
+            obstore.put(raw(url), place, content)  # mended
+            one.put_copy(blob)
+        assert one.read_blob(digest) == content
 
 
 def test_a_copy_by_the_server_of_what_became_another_is_taken_back(url):

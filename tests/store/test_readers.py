@@ -57,6 +57,25 @@ class Breaks:
             raise GenericError("connection reset")
 
 
+class Removed(Breaks):
+    """The client asks once more for the rest, and is told that there is none."""
+
+    def bytes(self):
+        raise GenericError("<Code>NoSuchKey</Code>")
+
+
+def test_a_small_blob_that_is_removed_while_it_comes(store, monkeypatch):
+    digest, _ = store.put_blob(b"small")
+    real = requests.obstore.get
+    monkeypatch.setattr(
+        requests.obstore, "get", lambda *args, **more: Removed(real(*args, **more), 0, False)
+    )
+    with pytest.raises(NotExistError, match="removed"):
+        store.read_blob(digest)
+    with store.get_blob(digest) as blob, pytest.raises(NotExistError, match="removed"):
+        blob.read()
+
+
 @pytest.mark.parametrize("error", [True, False])
 def test_a_broken_body_is_taken_up_again(store, monkeypatch, error):
     content = noise(5 << 20)

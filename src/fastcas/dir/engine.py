@@ -346,11 +346,12 @@ class DirEngine(Engine):
         digests: Iterable[Digest],
         *,
         quick: bool = False,
-        threads: int,
+        threads: int | None = None,
         progress: Progress | None = None,
     ) -> Iterator[str]:
         from fastcas.dir.check import Check
 
+        threads = threads or len(os.sched_getaffinity(0))
         self._pending.settle()
         return Check(self._root, self._checksums, threads, progress).run(digests, quick=quick)
 

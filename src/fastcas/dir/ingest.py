@@ -221,12 +221,15 @@ class Ingest:
         check_algorithm(digest.algorithm)
         temp = Temp(self._root, self._lock, BLOB_MODE)  # also where the blob exists: like a put
         try:
-            if self._claim_existing(digest, size, verify):
+            stored = self._claim_existing(digest, size, verify)
+            if stored == STORED:
                 return "exists"
-            if source is None or not _reflink(source, temp.fd):
+            verified = verify or size <= ALWAYS_VERIFIED
+            # What nobody reads takes the place of nothing: it may be the source that is wrong.
+            if source is None or (stored == WRONG and not verified) or not _reflink(source, temp.fd):
                 return None
             found, encoded = os.fstat(temp.fd).st_size, digest.encoded
-            if found == size and (verify or size <= ALWAYS_VERIFIED):
+            if found == size and verified:
                 encoded = _core.digest_fd(temp.fd, digest.algorithm)[0]
             check_content(Digest.of(digest.algorithm, encoded), found, digest, size)
             self._publish(temp, digest, size, verify)
@@ -237,15 +240,15 @@ class Ingest:
             if not temp.waits:
                 temp.discard()
 
-    def _claim_existing(self, digest: Digest, size: int, verify: bool) -> bool:
-        """Whether the blob is there, by the rules of a put, and then as durable as after one."""
+    def _claim_existing(self, digest: Digest, size: int, verify: bool) -> int:
+        """ABSENT, WRONG or STORED, by the rules of a put, and then as durable as after one."""
         with self.open_directory(digest.algorithm) as directory:
             if self._durability.defers:
-                return self._leave_existing(directory, digest, size, verify) == STORED
-            if self._find_existing(directory, digest, size, verify) != STORED:
-                return False
-            self._durability.published(directory, digest.algorithm)
-            return True
+                return self._leave_existing(directory, digest, size, verify)
+            found = self._find_existing(directory, digest, size, verify)
+            if found == STORED:
+                self._durability.published(directory, digest.algorithm)
+            return found
 
     def _store(
         self,

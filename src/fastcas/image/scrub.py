@@ -79,15 +79,14 @@ def verify_blobs(
     which are ``total``. ``quick``: a checksum that the engine has recorded does as well. ``blobs``,
     which are taken some thousands ahead, are all that are stored.
 
-    An engine that can look at many at once does it on ``threads`` threads, by default one for each
-    processor. What isn't found right that way, or by an engine that can't, is read by itself: that says
+    An engine that can look at many at once looks at ``threads`` of them, by default as many as it finds
+    right. What isn't found right that way, or by an engine that can't, is read by itself: that says
     what is wrong with it.
     """
     count = _Count(progress, total)
     ordered, asked = tee(_largest_first(blobs))
     digests = (blob.digest for blob in asked if blob.digest is not None)
     del asked  # who holds it keeps all that it hasn't seen
-    threads = threads or len(os.sched_getaffinity(0))
     found = engine.check_blobs(digests, quick=quick, threads=threads, progress=count.tell)
     del digests
     if found is None:

@@ -269,13 +269,16 @@ class Bucket:
             and ours[:2] == theirs[:2]
         )
 
-    def map(self, function: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
-        """The results of ``function`` in order, some at once, and not far ahead of who takes them."""
+    def map(
+        self, function: Callable[[Any], T], items: Iterable[Any], *, most: int | None = None
+    ) -> Iterator[T]:
+        """The results of ``function`` in order, some at once (``most`` of them), and not far ahead of
+        who takes them."""
         self.check_open()
         waiting: deque[Future[T]] = deque()
         try:
             for item in items:
-                if len(waiting) == 2 * AT_ONCE:
+                if len(waiting) == (most or 2 * AT_ONCE):
                     yield waiting.popleft().result()
                 waiting.append(self.pool.submit(function, item))
             while waiting:

@@ -3,59 +3,71 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+import weakref
+
+_MOMENT = 0.5  # seconds
 
 
 class Budget:
     """So many bytes at most are in memory; who wants more waits for who has them.
 
     A thread that has some never waits: it is within a source, which puts something else, and what it
-    has is free only when that is done. So that goes beyond the budget.
+    has is free only when that is done. So that goes beyond the budget. Who doesn't want to wait leaves
+    ``reserve`` bytes to those who do: it may have the rest for as long as somebody else likes.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, reserve: int = 0) -> None:
         self._size = size
-        self._left = size
-        self._held: Counter[int] = Counter()  # by the threads that have some
+        self._reserve = reserve
+        # Nothing else says what is had: where an interrupt leaves nobody to give it back, it goes with
+        # the object, and who waits sees that a moment later.
+        self._shares: weakref.WeakSet[Share] = weakref.WeakSet()
         self._lock = threading.RLock()  # taken by itself, as a Channel's is
         self._change = threading.Condition(self._lock)
 
-    def take(self, size: int, *, wait: bool = True) -> _Taken:
-        """For a with statement, which gives it back, and whose value says whether there was any."""
-        return _Taken(self, min(size, self._size), wait)
+    def take(self, size: int, *, wait: bool = True) -> Share:
+        """For a with statement, whose value says whether there was as much."""
+        return Share(self, min(size, self._size), wait)
 
-    def borrow(self, size: int, *, wait: bool = True) -> bool:
-        """False where there isn't as much, and ``wait`` is false."""
-        thread = threading.get_ident()
-        with self._lock:
-            if not wait and self._left < size:
+    def _left(self) -> int:
+        return self._size - sum(share.size for share in self._shares)
+
+    def _is_within(self, thread: int) -> bool:
+        return any(share.size and share.thread == thread for share in self._shares)
+
+
+class Share:
+    """What somebody has of a budget, from within a with statement on until its end; with nothing else,
+    ``size`` bytes."""
+
+    def __init__(self, budget: Budget, size: int = 0, wait: bool = True) -> None:
+        self.size = 0
+        self.thread = threading.get_ident()
+        self._budget = budget
+        self._wanted = size
+        self._wait = wait
+        with budget._lock:
+            budget._shares.add(self)
+
+    def grow(self, size: int, *, wait: bool = True) -> bool:
+        """False where there isn't as much more, and ``wait`` is false."""
+        budget = self._budget
+        with budget._lock:
+            if wait:
+                while not (budget._left() >= size or budget._is_within(self.thread)):
+                    budget._change.wait(_MOMENT)
+            elif budget._left() < size + budget._reserve:
                 return False
-            self._change.wait_for(lambda: self._left >= size or self._held[thread] > 0)
-            self._left -= size
-            self._held[thread] += size
+            self.size += size
             return True
 
-    def give_back(self, size: int) -> None:
-        thread = threading.get_ident()
-        with self._lock:
-            self._left += size
-            self._held[thread] -= size
-            if not self._held[thread]:
-                del self._held[thread]
-            self._change.notify_all()
-
-
-class _Taken:
-    def __init__(self, budget: Budget, size: int, wait: bool) -> None:
-        self._budget = budget
-        self._size = size
-        self._wait = wait
-        self._taken = False
+    def give_back(self) -> None:
+        with self._budget._lock:
+            self.size = 0
+            self._budget._change.notify_all()
 
     def __enter__(self) -> bool:
-        self._taken = self._budget.borrow(self._size, wait=self._wait)
-        return self._taken
+        return self.grow(self._wanted, wait=self._wait)
 
     def __exit__(self, *_: object) -> None:
-        if self._taken:
-            self._budget.give_back(self._size)
+        self.give_back()

@@ -31,7 +31,7 @@ from fastcas.layout import (
 from fastcas.many import Many
 from fastcas.reader import describe
 from fastcas.results import BlobInfo, CopyResult, PutResult, StoredBlob
-from fastcas.store.bucket import Bucket, Missing
+from fastcas.store.bucket import Bucket, Lost, Missing
 from fastcas.store.conditions import Conditions, Finding, try_all
 from fastcas.store.index import IndexObject
 from fastcas.store.ingest import Ingest
@@ -268,7 +268,7 @@ class StoreEngine(Engine):
             if found.meta["size"] != size:
                 return None
             return read_whole(Body(self._bucket, digest, size, found.meta["e_tag"], found))
-        except (Missing, OSError, _core.VerifyError):
+        except (Missing, Lost, OSError, _core.VerifyError):
             return None
 
     def check_blobs(
@@ -276,11 +276,11 @@ class StoreEngine(Engine):
         digests: Iterable[Digest],
         *,
         quick: bool = False,
-        threads: int,
+        threads: int | None = None,
         progress: Progress | None = None,
     ) -> Iterator[str]:
         done = 0
-        for means, size in self._bucket.map(self._check, digests):
+        for means, size in self._bucket.map(self._check, digests, most=threads):
             done += size
             if progress is not None:
                 progress(done, None)

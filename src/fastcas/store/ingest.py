@@ -23,7 +23,7 @@ from fastcas.expected import check_algorithm, check_content, too_long
 from fastcas.files import write_all
 from fastcas.source import Source, open_source, read_small
 from fastcas.store.bucket import MOST_PARTS, PART, PARTS_AT_ONCE, Missing
-from fastcas.store.budget import Budget
+from fastcas.store.budget import Budget, Share
 from fastcas.store.channel import Channel, ChannelClosed
 from fastcas.store.reader import WHOLE, ObjectReader
 from fastcas.store.sweep import key_of
@@ -60,7 +60,7 @@ class Ingest:
     def __init__(self, bucket: Bucket, sweeps: Sweeps) -> None:
         self._bucket = bucket
         self._sweeps = sweeps
-        self._memory = Budget(_MEMORY_OF_ALL)
+        self._memory = Budget(_MEMORY_OF_ALL, reserve=_MEMORY)
 
     def put(
         self,
@@ -106,9 +106,17 @@ class Ingest:
         digest, size = blob.digest, blob.size
         check_algorithm(digest.algorithm)
         if size > ALWAYS_PUT or verify:
-            if self.claim(digest, size, verify):
+            found = self._claim(digest, size, verify)
+            if found:
                 return "exists"
-            if not verify and isinstance(blob, ObjectReader) and blob.copy_to(self._bucket):
+            # What the server copies nobody verifies: it mustn't take the place of anything.
+            is_absent = found is None
+            if (
+                is_absent
+                and not verify
+                and isinstance(blob, ObjectReader)
+                and blob.copy_to(self._bucket)
+            ):
                 return "server-copy"
         with open_source(blob) as opened:
             opened.size = size
@@ -124,12 +132,16 @@ class Ingest:
     def claim(self, digest: Digest, size: int, verify: bool) -> bool:
         """Whether the blob is stored, with that size, and with that content if ``verify``. Then it is
         marked as used now, so that no gc takes it; nor, if not, what is stored next."""
+        return bool(self._claim(digest, size, verify))
+
+    def _claim(self, digest: Digest, size: int, verify: bool) -> bool | None:
+        """None where nothing is stored."""
         quiet_until = self._sweeps.quiet_until()
         found = self._is_stored_right(digest, size, verify)
         if found is not None:  # what is wrong is replaced, which no sweep may take either
             self._sweeps.mark(digest)
         settled = self._sweeps.settle(digest, quiet_until)
-        return bool(found) and (settled or self._is_stored(digest))
+        return found if settled or not found or self._is_stored(digest) else None
 
     def _is_stored_right(self, digest: Digest, size: int, verify: bool) -> bool | None:
         """None where it isn't stored."""
@@ -377,22 +389,20 @@ class Gathered:
     def __init__(self, budget: Budget) -> None:
         self.file: Any = None
         self.blocks: list[memoryview] = []
-        self._budget = budget
-        self._held = 0
+        self._share = Share(budget)
         self._size = 0
 
     def __enter__(self) -> Gathered:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._give_back()
+        self._share.give_back()
         if self.file is not None:
             self.file.close()
 
     def reserve(self, size: int) -> None:
         """Waits until so many bytes may be in memory."""
-        self._budget.borrow(size)
-        self._held = size
+        self._share.grow(size)
 
     def add(self, block: memoryview) -> None:
         self._size += len(block)
@@ -404,21 +414,12 @@ class Gathered:
             for earlier in self.blocks:
                 self._write(earlier)
             self.blocks.clear()
-            self._give_back()
+            self._share.give_back()
         self._write(block)
 
     def _has_room(self) -> bool:
-        more = self._size - self._held
-        if more <= 0:
-            return True
-        if not self._budget.borrow(more, wait=False):
-            return False
-        self._held += more
-        return True
-
-    def _give_back(self) -> None:
-        held, self._held = self._held, 0
-        self._budget.give_back(held)
+        more = self._size - self._share.size
+        return more <= 0 or self._share.grow(more, wait=False)
 
     def _write(self, block: memoryview) -> None:
         try:

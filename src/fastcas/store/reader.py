@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -49,8 +50,9 @@ class ObjectReader(BlobReader):
         return not self._open
 
     def copy_to(self, bucket: Bucket) -> bool:
-        """Has the server copy the blob, unverified, within its bucket; False where it can't."""
-        if not bucket.is_same(self._bucket):
+        """Has the server copy the blob, unverified, within its bucket; False where it can't. Nothing
+        may be stored there."""
+        if not bucket.is_same(self._bucket) or bucket.location == self._bucket.location:
             return False
         try:
             key = key_of(self.digest)
@@ -118,7 +120,9 @@ class Body:
         if found is not None:
             try:
                 data = self._bucket.run(self._key, lambda: bytes(found.bytes()))
-            except OSError:
+            except Missing:  # the client had to ask once more
+                raise self.gone() from None
+            except (OSError, Lost):
                 data = b""
             if len(data) == self.size:
                 return data
@@ -155,6 +159,10 @@ class Body:
                     raise
             if failures > 1:
                 time.sleep(_PAUSE * 2 ** (failures - 2))
+
+    def check_owner(self) -> None:
+        """Raises in a forked child."""
+        self._bucket.check_open()
 
     def gone(self) -> NotExistError:
         return gone(self._bucket, self.digest)
@@ -209,6 +217,7 @@ class ObjectStream:
         self._chunks: Iterator[bytes] | None = None
         self._rest = memoryview(b"")
         self._taken = 0  # bytes
+        self._owner = os.getpid()  # of the threads
         self._failure: BaseException | None = None
 
     @property
@@ -244,8 +253,9 @@ class ObjectStream:
             self._rest = memoryview(b"")
 
     def close(self) -> None:
-        self._fetched.close()
-        self._hashed.close()
+        if self._owner == os.getpid():  # in a forked child somebody else may have the locks for ever
+            self._fetched.close()
+            self._hashed.close()
 
     def _have(self) -> bool:
         """Whether there is a byte to hand out, after waiting for it."""
@@ -261,6 +271,7 @@ class ObjectStream:
     def _next(self) -> bytes | None:
         if self._failure is not None:
             raise self._failure
+        self._body.check_owner()
         try:
             if self._chunks is None:
                 self._chunks = self._begin()

@@ -62,6 +62,11 @@ _POLL = 0.1
 _SECOND = 1_000_000_000
 
 
+def _now() -> float:
+    """In seconds; goes on while the machine is suspended, since other machines do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def nanoseconds(meta: Meta) -> int:
     """When an object was written last, by the server's clock."""
     when = meta["last_modified"]
@@ -117,10 +122,10 @@ class Sweeps:
         self._bucket.put(mark_key(digest), b"")
 
     def quiet_until(self) -> float:
-        """To be asked before something is put or marked: by ``time.monotonic``, until when no sweep can
-        be at a step."""
+        """To be asked before something is put or marked: by this module's clock, until when no sweep
+        can be at a step."""
         with self._turn:  # one looks for all
-            now = time.monotonic()  # the look is as old as its beginning
+            now = _now()  # the look is as old as its beginning
             if now - self._looked >= LOOK_AGAIN:
                 self._seen = next(self._bucket.list(_SWEEPS), None) is not None
                 self._looked = now
@@ -130,7 +135,7 @@ class Sweeps:
         """To be asked afterwards. Whether no sweep can have been at a step since ``quiet_until`` was
         asked for. If not, the blob may have gone; but from now on none takes it, after waiting for one
         that was about to."""
-        if time.monotonic() < quiet_until:
+        if _now() < quiet_until:
             return True
         while self._is_in_a_step(digest):
             time.sleep(_POLL)
@@ -194,9 +199,9 @@ class Sweep:
         self._id = f"{_SWEEPS}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.urandom(8).hex()}"
 
     def __enter__(self) -> Sweep:
-        self._until = time.monotonic() + _ANNOUNCED
-        self._bucket.put(f"{self._id}/announced", b"")
+        self._until = _now() + _ANNOUNCED
         try:
+            self._bucket.put(f"{self._id}/announced", b"")
             time.sleep(WAIT)
         except BaseException:
             self.__exit__()
@@ -211,13 +216,13 @@ class Sweep:
     @contextmanager
     def step(self, digests: Sequence[str]) -> Iterator[Callable[[], bool]]:
         """Tells what is about to be removed; what it gives says whether there is still time for it."""
-        if time.monotonic() > self._until:
+        if _now() > self._until:
             self.__enter__()
-        until = time.monotonic() + _STEP_SECONDS
+        until = _now() + _STEP_SECONDS
         key = f"{self._id}/step"
         self._bucket.put(key, json.dumps({"digests": list(digests)}).encode())
         try:
-            yield lambda: time.monotonic() < until
+            yield lambda: _now() < until
         finally:
             self._bucket.delete([key])
 
