@@ -53,10 +53,12 @@ if TYPE_CHECKING:
     from fastcas.image.archive import export_archive, import_archive
     from fastcas.image.artifact import build_artifact
     from fastcas.image.build import append_layers, build_image, build_index
+    from fastcas.image.compress import register_compression
     from fastcas.image.config import Config, History
     from fastcas.image.copy import copy_image, copy_images
     from fastcas.image.layer import Layer, put_layer
     from fastcas.image.parse import register_parser
+    from fastcas.image.retention import apply_retention, plan_retention
     from fastcas.model import Descriptor, Index, Manifest, Platform
     from fastcas.store.engine import StoreEngine, probe
 
@@ -94,6 +96,7 @@ __all__ = [
     "UnknownTypeError",
     "UnsupportedError",
     "append_layers",
+    "apply_retention",
     "backend",
     "build_artifact",
     "build_image",
@@ -104,8 +107,10 @@ __all__ = [
     "export_archive",
     "import_archive",
     "open",
+    "plan_retention",
     "probe",
     "put_layer",
+    "register_compression",
     "register_parser",
 ]
 
@@ -123,7 +128,9 @@ _LAZY = {
     "build_artifact": "fastcas.image.artifact",
     "copy_image": "fastcas.image.copy",
     "copy_images": "fastcas.image.copy",
+    "register_compression": "fastcas.image.compress",
     "register_parser": "fastcas.image.parse",
+    **dict.fromkeys(("apply_retention", "plan_retention"), "fastcas.image.retention"),
     **dict.fromkeys(("StoreEngine", "probe"), "fastcas.store.engine"),
 }
 

@@ -84,7 +84,7 @@ Examples:
 
 \b
 Exit codes:
-  0 done   1 damaged content   2 wrong use   3 not found   4 invalid layout, digest or
+  0 done   1 problems found   2 wrong use   3 not found   4 invalid layout, digest or
   document   5 refused by the system   130 interrupted   141 the reader of the output left
 """
 

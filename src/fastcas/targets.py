@@ -64,11 +64,11 @@ def find_digest(engine: Engine, target: str, platform: str | None = None) -> str
     except NotExistError:
         if platform is not None:
             raise
-        from fastcas.image.resolve import find_stored
+        from fastcas.image.resolve import find_stored, is_short
 
         if (stored := find_stored(engine, target)) is not None:
             return stored
-        if wrong is not None:
+        if wrong is not None and not is_short(target):
             raise wrong from None
         try:
             return Digest(target)
@@ -93,11 +93,13 @@ def find_blob(engine: Engine, target: str) -> str:
         wrong = error  # unless it is the beginning of one
     if target in engine.list_references():
         raise InvalidError(f"{target} is a reference and no digest: untag removes it")
-    from fastcas.image.resolve import find_stored
+    from fastcas.image.resolve import find_stored, is_short
 
     if (stored := find_stored(engine, target)) is not None:
         return stored
-    raise wrong or NotExistError(f"{target}: no such blob")
+    if wrong is not None and not is_short(target):
+        raise wrong
+    raise NotExistError(f"{target}: no such blob")
 
 
 def find_document(engine: Engine, target: str, platform: str | None = None) -> Descriptor:

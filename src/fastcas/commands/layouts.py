@@ -118,13 +118,22 @@ def find_image(engine: Engine, target: str, platform: str | None) -> Descriptor 
     help="Spare what was put more lately than this (1h): longer than any build takes.",
 )
 @click.option(
-    "--older-than", type=DURATION, metavar="AGE", help="Drop images that are older: 12h, 30d, 8w."
+    "--older-than",
+    type=DURATION,
+    metavar="AGE",
+    help="Drop images that are older and not kept: 12h, 30d, 8w.",
 )
 @click.option(
-    "--keep-newest", type=click.IntRange(min=0), metavar="N", help="Drop all images but the N newest."
+    "--keep-newest",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Never drop the N newest images; given alone, drop all others.",
 )
 @click.option(
-    "--max-size", type=SIZE, metavar="SIZE", help="Drop the oldest until the rest has 20GiB at most."
+    "--max-size",
+    type=SIZE,
+    metavar="SIZE",
+    help="Drop the oldest that aren't kept, until the rest has 20GiB at most.",
 )
 @click.option(
     "--keep-tag",
@@ -147,8 +156,8 @@ def gc(
     """Remove what nothing in the index leads to.
 
     Safe beside writers. With --older-than, --keep-newest or --max-size, images leave the index
-    first: those that the N newest are not among, that are older, and then the oldest ones until
-    the rest is small enough. What is about an image, as a signature is, goes and stays with it.
+    first. The N newest and the kept names always stay; of the rest, those older than AGE go, then
+    the oldest until SIZE is met. What is about an image, as a signature is, goes and stays with it.
 
     \b
     fastcas gc image --dry-run
@@ -229,10 +238,10 @@ def say_collected(report: GCReport, dropped: list[Descriptor]) -> None:
 def scrub(layout: str, quick: bool, quarantine: str | None, as_json: bool) -> None:
     """Digest everything again; is it all there?
 
-    Changes no blob without --quarantine. Exit code 1 says that there are problems: a blob is
-    corrupt or has the wrong-size, a bad-name or is non-regular; it is missing, or dangling in the
-    index. A layout may leave platforms out; those are called missing as well. Exit code 5 says
-    that some are unreadable and nothing else is wrong.
+    Changes no blob without --quarantine. Exit code 1 says that there are problems, by their kinds:
+    corrupt, wrong-size, bad-name, non-regular, missing, or dangling in the index. A layout may
+    leave platforms out; those are called missing as well. Exit code 5 says that some blobs are
+    unreadable and nothing else is wrong.
 
     With --quick, blobs whose checksums were recorded are compared with those: at the speed of the
     disk, and without proof against somebody who wants to deceive.

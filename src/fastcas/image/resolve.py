@@ -39,6 +39,7 @@ __all__ = ["find_stored", "resolve_reference"]
 #: The least number of digits that are taken for the beginning of a digest: fewer are a tag's.
 SHORTEST = 7
 
+_LONGEST_SHORT = 40  # as git's
 _SHORT = re.compile(rf"(?:({'|'.join(REGISTERED)}):)?([0-9a-f]{{{SHORTEST},}})")
 
 # Paths are kept: so many descriptors all together, 80 MB.
@@ -103,6 +104,12 @@ def _beginning_with(engine: Engine, entries: Iterable[Descriptor], text: str) ->
     paths = _search(engine, entries, lambda node: begins(node.digest))
     _check_one(text, {path[-1].digest for path in paths})
     return paths
+
+
+def is_short(text: str) -> bool:
+    """Whether a short digest is meant, and not a whole one that has lost some digits."""
+    match = _SHORT.fullmatch(text)
+    return match is not None and len(match[2]) <= _LONGEST_SHORT
 
 
 def find_stored(engine: Engine, text: str) -> Digest | None:
