@@ -279,3 +279,17 @@ def canary(tmp_path):
     outside = Canary(tmp_path / f"outside-{uuid.uuid4().hex[:8]}")
     yield outside
     outside.path.chmod(0o755)
+
+
+def patch_fsync(patch, fake):
+    """Has ``fake`` stand for os.fsync, also where the core syncs a directory."""
+    from fastcas import _core
+
+    def sync_directory(fd, status):
+        try:
+            fake(fd)
+        except OSError as error:
+            status[0] = error.errno
+
+    patch.setattr(os, "fsync", fake)
+    patch.setattr(_core, "sync_directory", sync_directory)

@@ -1,9 +1,13 @@
 """Copies to what is no regular file, and where the copy must not appear."""
 
 import errno
+import io
 import os
+import random
+import socket
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -82,6 +86,62 @@ WAYS = [
 def expected_of(way, cas, digest, path):
     way(cas, digest, path)
     return path.read_bytes()
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_destination_that_does_not_wait(cas, verify):
+    """A terminal or socket that somebody else has made non-blocking."""
+    content = random.Random(1).randbytes(3 << 20)
+    digest, size = cas.put_blob(content)
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    found = []
+    with here, there:
+        reader = threading.Thread(target=lambda: found.append(read_all(there)))
+        reader.start()
+        assert cas.copy_blob(digest, f"/dev/fd/{here.fileno()}", verify=verify).size == size
+        here.shutdown(socket.SHUT_WR)
+        reader.join(30)
+    assert found == [content]
+
+
+def test_an_archive_to_what_does_not_wait(cas):
+    content = random.Random(2).randbytes(3 << 20)
+    digest, size = cas.put_blob(content)
+    cas.update_reference("v1", fastcas.Descriptor("text/plain", digest, size))
+    whole = io.BytesIO()
+    fastcas.export_archive(cas, whole)
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    found = []
+    with here, there:
+        reader = threading.Thread(target=lambda: found.append(read_all(there)))
+        reader.start()
+        fastcas.export_archive(cas, f"/dev/fd/{here.fileno()}")
+        here.shutdown(socket.SHUT_WR)
+        reader.join(30)
+    assert found == [whole.getvalue()]
+
+
+def read_all(connection):
+    time.sleep(0.05)
+    return b"".join(iter(lambda: connection.recv(1 << 20), b""))
+
+
+def test_an_error_names_what_the_user_named(cas, tmp_path, monkeypatch):
+    """Of a read-only filesystem, where there is nothing to remove either, and it says so."""
+    digest, _ = cas.put_blob(b"1")
+    folder = tmp_path / "gone"
+    folder.mkdir()
+
+    def refused(*arguments, **more):
+        raise OSError(errno.EROFS, "Read-only file system", arguments[0])
+
+    monkeypatch.setattr(os, "unlink", refused)
+    folder.rmdir()
+    with pytest.raises(FileNotFoundError) as caught:
+        cas.copy_blob(digest, folder / "out")
+    assert caught.value.filename == str(folder / "out")
 
 
 @pytest.mark.parametrize("way", WAYS)

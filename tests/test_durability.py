@@ -1,5 +1,6 @@
 """Which directories are synced, seen by their fsyncs."""
 
+import errno
 import gc
 import os
 import shutil
@@ -7,10 +8,12 @@ import sys
 import threading
 from array import array
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 import fastcas
+from conftest import patch_fsync
 from fastcas import _core
 from fastcas.dir import durability
 from fastcas.errors import DurabilityError
@@ -26,7 +29,7 @@ def synced(monkeypatch):
         names.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
         real(fd)
 
-    monkeypatch.setattr(os, "fsync", fsync)
+    patch_fsync(monkeypatch, fsync)
     return names
 
 
@@ -97,7 +100,7 @@ def test_a_put_that_ends_after_close_keeps_nothing_open(tmp_path, monkeypatch):
             closed.append(True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fsync)
+        patch_fsync(patch, fsync)
         cas.put_blob(b"1")
     assert closed == [True]
     assert open_below(layout) == []
@@ -171,11 +174,11 @@ def test_a_failed_directory_sync_is_final(tmp_path, monkeypatch):
     def fails(fd):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "fsync", fails)
+    patch_fsync(monkeypatch, fails)
     with pytest.raises(DurabilityError) as caught:
         cas.sync()
     assert caught.value.errno == 5
-    monkeypatch.setattr(os, "fsync", real)
+    patch_fsync(monkeypatch, real)
     for call in (cas.sync, cas.close):
         with pytest.raises(DurabilityError):
             call()
@@ -216,6 +219,88 @@ def test_a_stored_file_whose_sync_has_failed_is_replaced(tmp_path, monkeypatch, 
             cas.sync()
         put(cas)
         assert blob.stat().st_ino != before.st_ino
+
+
+@pytest.mark.parametrize("which", ["sha256", "blobs", "image"])
+@pytest.mark.parametrize("level", ["full", "full, put_blobs", "batch"])
+def test_a_directory_whose_sync_has_failed_in_a_ctrl_c_is_not_forgotten(
+    tmp_path, monkeypatch, level, which
+):
+    """The kernel says it once: another sync would succeed."""
+    layout = tmp_path / "image"
+    fastcas.create(layout, durability="none").close()
+    cas = fastcas.open(layout, durability=level.split(",")[0])
+    puts = {
+        "full": lambda: cas.put_blob(b"1"),
+        "full, put_blobs": lambda: cas.put_blobs([b"1"]),
+        "batch": lambda: (cas.put_blob(b"1"), cas.sync()),
+    }
+    real = _core.sync_directory
+
+    def fails(fd, status):
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(f"/{which}"):
+            status[0] = 5
+            raise KeyboardInterrupt
+        real(fd, status)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_core, "sync_directory", fails)
+        with pytest.raises(KeyboardInterrupt):
+            puts[level]()
+    for call in (puts[level], cas.sync, cas.close):
+        with pytest.raises(DurabilityError) as caught:
+            call()
+        assert (caught.value.errno, Path(caught.value.path).name) == (5, which)
+
+
+def test_a_sync_of_a_directory_that_is_only_interrupted_is_made_again(tmp_path, monkeypatch):
+    with fastcas.create(tmp_path / "image") as cas:
+        real = _core.sync_directory
+
+        def interrupted(fd, status):
+            real(fd, status)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_core, "sync_directory", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                cas.put_blob(b"1")
+        cas.put_blob(b"1")
+        cas.sync()
+
+
+def test_the_errno_of_a_directory_is_there_before_anything_else(tmp_path):
+    status = memoryview(bytearray(4)).cast("i")
+    receive, send = os.pipe()
+    _core.sync_directory(receive, status)
+    assert status[0] == errno.EINVAL
+    os.close(receive)
+    _core.sync_directory(receive, status)
+    assert status[0] == errno.EBADF
+    os.close(send)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    _core.sync_directory(fd, status)
+    os.close(fd)
+    assert status[0] == 0
+    with pytest.raises(ValueError, match="status"):
+        _core.sync_directory(0, bytearray(3))
+
+
+def test_an_index_whose_sync_has_failed_is_no_durability_point(tmp_path, monkeypatch):
+    """Nor when nothing is left to change."""
+    cas = fastcas.create(tmp_path / "image")
+    blob = cas.put_blob(b"1")
+    entry = fastcas.Descriptor("text/plain", blob.digest, blob.size)
+    cas.update_reference("v1", entry)
+    with monkeypatch.context() as patch:
+        patch.setattr(_core, "sync_directory", lambda fd, status: status.__setitem__(0, 5))
+        with pytest.raises(DurabilityError):
+            cas.delete_reference("v1")
+    with pytest.raises(DurabilityError):
+        cas.delete_reference("v1")
+    cas.update_reference("v2", entry)
+    assert cas.delete_reference("v1") == []
+    cas.close()
 
 
 def fail_sync_of(inode, patch, interrupted):
@@ -278,7 +363,7 @@ def test_a_failed_directory_sync_is_final_for_every_put(tmp_path, monkeypatch, f
         real(fd)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fails)
+        patch_fsync(patch, fails)
         with pytest.raises(DurabilityError):
             calls[first]()
     raised = []
@@ -299,7 +384,7 @@ def test_a_failed_file_sync_publishes_nothing(tmp_path, monkeypatch):
             raise OSError(5, "Input/output error")
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", fails)
+            patch_fsync(patch, fails)
             with pytest.raises(OSError) as caught:
                 cas.put_blob(bytearray(b"1"))
         assert not isinstance(caught.value, DurabilityError)

@@ -16,6 +16,7 @@ from collections import Counter
 import pytest
 
 import fastcas
+from conftest import patch_fsync
 from fastcas.dir import temp
 from preload import build_shim, run_with_shim
 from test_cases import own_names
@@ -694,7 +695,7 @@ def test_a_directory_that_goes_away_during_a_put(layout, monkeypatch, kind, mome
                 folder.rmdir()
                 patch.setattr(os, "mkdir", once(os.mkdir, before=False))
             elif moment == "opened":  # the file is synced between the two
-                patch.setattr(os, "fsync", once(os.fsync, before=True))
+                patch_fsync(patch, once(os.fsync, before=True))
             else:
                 real = cas._waits.published
                 patch.setattr(cas._waits, "published", once(real, before=True))

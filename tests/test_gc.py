@@ -17,6 +17,7 @@ import pytest
 
 import fastcas
 from conformance import LAYER, MANIFEST, REF_NAME, descriptor_of, digest_of, noise, store_image
+from conftest import patch_fsync
 from fastcas import Descriptor, Digest, Index, InvalidError, Manifest, _core
 from fastcas.dir import scan, sweep
 from fastcas.dir.lock import Lock
@@ -547,7 +548,7 @@ def test_the_index_is_durable_before_a_blob_goes(layout, monkeypatch, durability
     with fastcas.create(layout, durability=durability) as cas:
         cas.put_blob(b"garbage")
         before_unlink(monkeypatch.setattr, lambda names: calls.append("unlink"))
-        monkeypatch.setattr(os, "fsync", fsync)
+        patch_fsync(monkeypatch, fsync)
         cas.gc(grace=0)
     order = calls[: calls.index("unlink")]
     assert order == ([] if durability == "none" else ["index.json", layout.name])

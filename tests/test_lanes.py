@@ -464,6 +464,29 @@ def test_memory_is_bounded_by_lanes_and_threads(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096
 
 
+def test_files_are_open_as_descriptors_allow(tmp_path):
+    """Many threads with many lanes each: what else there is to do needs descriptors too."""
+    for number in range(1100):
+        with open(tmp_path / str(number), "wb") as file:
+            file.truncate(1 << 20)
+    program = textwrap.dedent(
+        """
+        import os, resource, sys
+        from fastcas import _core
+        resource.setrlimit(resource.RLIMIT_NOFILE, (320, 320))
+        here = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECTORY)
+        items = [(here, b"%d" % number) for number in range(1100)]
+        found = _core.digest_many(items, "sha256", threads=64, failures=True)
+        assert len(set(found)) == 1 and found[0][1] == 1 << 20, set(map(type, found))
+        print("done")
+        """
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=60
+    )
+    assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
+
+
 def cached_pages(path):
     """How many pages of a file are in the page cache."""
     libc = ctypes.CDLL(None, use_errno=True)

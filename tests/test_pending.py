@@ -11,6 +11,7 @@ import pytest
 
 import fastcas
 from conformance import digest_of, noise
+from conftest import patch_fsync
 from fastcas import Digest, DurabilityError, Index, NotExistError, UnsupportedError
 from fastcas.dir import durability, pending, publication, temp
 from fastcas.dir.scan import read_file_clock
@@ -43,7 +44,7 @@ class Core:
         for module in (durability, pending, publication):
             monkeypatch.setattr(module, "_core", self, raising=True)
         self.real_fsync = os.fsync
-        monkeypatch.setattr(os, "fsync", self.fsync)
+        patch_fsync(monkeypatch, self.fsync)
 
     def __getattr__(self, name):
         return getattr(fastcas._core, name)

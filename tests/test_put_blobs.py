@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 import fastcas
-from conftest import NOBODY
+from conftest import NOBODY, patch_fsync
 from fastcas import _core
 from fastcas.dir import batch
 from fastcas.engine import Engine
@@ -441,7 +441,7 @@ def test_the_name_of_a_large_source_is_short(tmp_path, monkeypatch, put_blobs, s
         try:
             with monkeypatch.context() as patch, pytest.raises((OSError, TypeError)) as caught:
                 patch.setattr(_core, "sync_files", fails)
-                patch.setattr(os, "fsync", fails)
+                patch_fsync(patch, fails)
                 put_blobs(cas, [source])
             assert tracemalloc.get_traced_memory()[1] < 1 << 20
         finally:

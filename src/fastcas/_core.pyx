@@ -77,6 +77,7 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
 cdef extern from "<unistd.h>" nogil:
+    int fsync(int fd)
     int syncfs(int fd)
 
 cdef extern from "<fcntl.h>" nogil:
@@ -1456,6 +1457,26 @@ def sync_files(fds not None, statuses=None):
             PyBuffer_Release(&buffer)
     finally:
         free(memory)
+
+
+def sync_directory(int fd, status not None):
+    """fsync(2) of one open file. The errno of its failure is in `status`, a writable C int, before anything can
+    interrupt: the kernel tells it once."""
+    cdef Py_buffer buffer
+    cdef int error = errno.EINTR
+    PyObject_GetBuffer(status, &buffer, PyBUF_WRITABLE)
+    try:
+        if <size_t>buffer.len < sizeof(int):
+            raise ValueError("a status is needed")
+        while error == errno.EINTR:
+            PyErr_CheckSignals()
+            with nogil:
+                error = 0
+                if fsync(fd) != 0:
+                    error = read_errno
+        (<int *>buffer.buf)[0] = error
+    finally:
+        PyBuffer_Release(&buffer)
 
 
 def sync_filesystem(int fd, fds not None, statuses not None):

@@ -9,7 +9,7 @@ import os
 from fastcas import _core
 from fastcas.destination import Destination
 from fastcas.errors import DigestMismatchError, SizeMismatchError
-from fastcas.files import open_to_others
+from fastcas.files import open_to_others, write_all
 from fastcas.results import CopyResult
 
 TYPE_CHECKING = False
@@ -129,9 +129,7 @@ def _pour(blob: BlobReader, fd: int, progress: Callable[[int, int | None], objec
     """What a reader gives, its end only when it was verified, as a pipe needs it."""
     buffer = memoryview(bytearray(_POUR_SIZE))
     while count := blob.readinto(buffer):
-        rest = buffer[:count]
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        write_all(fd, buffer[:count])
         if progress is not None:
             progress(blob.tell(), blob.size)
 

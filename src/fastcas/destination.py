@@ -82,6 +82,9 @@ class Destination:
                 os.unlink(self.temp)
             except FileNotFoundError:
                 pass
+            except OSError:  # of a read-only filesystem, for one
+                if error is None:
+                    raise
         if not isinstance(error, OSError) or isinstance(error, FastCASError) or error.errno is None:
             return
         # What a descriptor refused has no file name, and the temporary file's says little.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 
 from fastcas import _core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from fastcas.digest import Digest
 
 #: How a file is made where nothing may be.
@@ -19,10 +22,34 @@ _NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def write_all(fd: int, content: bytes | memoryview) -> None:
-    """Writes all of ``content``, however little each write(2) takes."""
+    """Writes all of ``content``, however little each write(2) takes, and waits where that doesn't."""
     rest = memoryview(content)
     while rest:
-        rest = rest[os.write(fd, rest) :]
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:  # whoever shares a terminal may have made it so
+            import select
+
+            room = select.poll()
+            room.register(fd, select.POLLOUT)
+            room.poll()
+
+
+class Writer(io.RawIOBase):
+    """A raw file over a descriptor, which isn't its own, that takes all that it is given."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """See ``write_all``."""
+        with memoryview(data) as view:
+            write_all(self._fd, view)
+            return view.nbytes
 
 
 def open_to_others(fd: int, mode: int) -> None:

@@ -137,7 +137,7 @@ def _describe(source: Any) -> str:
     """The beginning of its repr where that is sure not to be long, else its type."""
     try:
         if isinstance(source, os.PathLike):
-            source = os.fspath(source)
+            source = getattr(source, "means", None) or os.fspath(source)
         if isinstance(source, (bytes, bytearray, str)):
             source = source[:_DESCRIBED]
         if isinstance(source, (bytes, bytearray, str, int, float, io.IOBase)):

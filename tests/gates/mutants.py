@@ -87,9 +87,10 @@ def no_found_file_sync() -> None: ...
 def no_found_name_sync() -> None:
     """In put_blob; put_blobs syncs the directory once for all."""
     from fastcas.dir.ingest import Ingest
+    from fastcas.dir.root import Root
 
     found = False
-    fsync, claim, put = os.fsync, Ingest.claim, Ingest.put
+    sync, claim, put = Root.sync, Ingest.claim, Ingest.put
 
     def claiming(self, *arguments, **options):
         nonlocal found
@@ -105,7 +106,7 @@ def no_found_name_sync() -> None:
         finally:
             found = False
 
-    os.fsync = lambda fd: None if found and stat.S_ISDIR(os.fstat(fd).st_mode) else fsync(fd)
+    Root.sync = lambda *arguments: None if found else sync(*arguments)
     Ingest.claim, Ingest.put = claiming, putting
 
 

@@ -6,12 +6,11 @@ directory's own name in its parent: this is about those.
 
 from __future__ import annotations
 
-import errno
 import os
 
 from fastcas import _core
-from fastcas.dir.root import DIRECTORY
-from fastcas.errors import DurabilityError, InvalidError, UnsupportedError
+from fastcas.dir.root import DIRECTORY, NO_DIRECTORY_SYNC, SIZE_OF_INT
+from fastcas.errors import InvalidError, UnsupportedError
 from fastcas.layout import BLOBS
 
 TYPE_CHECKING = False
@@ -60,7 +59,9 @@ class Durability:
         self._root = root
         self._pending: set[str] = set()  # algorithms whose directories have unsynced names
         self._begun: set[str] = set()  # those whose sync has begun, and may have been interrupted
-        self._failures: dict[str, DurabilityError] = {}  # by algorithm
+        # Syncs of directories that are under way or have failed, by id: the algorithm, and the errnos
+        # of its directory and of those above.
+        self._syncs: dict[int, tuple[str, memoryview]] = {}
         # By algorithm, the directory whose own name is durable; open, so that no other gets its inode.
         # Closed when nobody refers to it any more: a thread that compares may do so while another puts
         # a later directory in its place, or closes the engine. So no lock is needed, which a child made
@@ -100,8 +101,7 @@ class Durability:
         that were lost.
         """
         with self._turn:  # who finds nothing pending must not return before what was pending is synced
-            for failure in self._failures.copy().values():
-                raise _again(failure)
+            self._check()
             for algorithm in self._pending.copy():
                 self._begun.add(algorithm)
                 # Before its sync: names that come during that are the next one's.
@@ -117,29 +117,33 @@ class Durability:
         self._anchored.clear()
 
     def _sync_directory(self, directory: int, algorithm: str) -> None:
-        if (failure := self._failures.get(algorithm)) is not None:
-            raise _again(failure)
+        self._check(algorithm)
+        statuses = memoryview(bytearray(3 * SIZE_OF_INT)).cast("i")
+        self._syncs[id(statuses)] = algorithm, statuses
         try:
-            self._sync_names(directory, algorithm)
-        except DurabilityError as error:
-            self._failures[algorithm] = _again(error)
-            raise
+            self._sync_names(directory, algorithm, statuses)
+        finally:  # what has failed stays; so does what an interrupt leaves here, and says nothing
+            if not any(statuses):
+                del self._syncs[id(statuses)]
 
-    def _sync_names(self, directory: int, algorithm: str) -> None:
-        self._root.sync(directory, f"{BLOBS}/{algorithm}")
+    def _check(self, algorithm: str | None = None) -> None:
+        """Raises what a sync of the directories of this algorithm, or of any, has failed with."""
+        for failed, statuses in self._syncs.copy().values():
+            if algorithm is None or algorithm == failed:
+                for name, number in zip((f"{BLOBS}/{failed}", BLOBS, "."), statuses, strict=True):
+                    if number and number not in NO_DIRECTORY_SYNC:
+                        raise self._root.not_synced(name, number)
+
+    def _sync_names(self, directory: int, algorithm: str, statuses: memoryview) -> None:
+        self._root.sync(directory, f"{BLOBS}/{algorithm}", statuses[:1])
         anchored = self._anchored.get(algorithm)
         if anchored is not None and _core.is_same_file(anchored.fd, directory):
             return
         # Whoever made this directory may not have synced its own name yet.
         with self._root.open(BLOBS, DIRECTORY) as blobs:
-            self._root.sync(blobs, BLOBS)
+            self._root.sync(blobs, BLOBS, statuses[1:2])
         with self._root.held() as root:
-            self._root.sync(root, ".")
+            self._root.sync(root, ".", statuses[2:])
         self._anchored[algorithm] = _core.duplicate(directory)
         if self._closed:
             self._anchored.clear()
-
-
-def _again(error: DurabilityError) -> DurabilityError:
-    """The same anew: one that is kept would keep every source whose put it has ended."""
-    return DurabilityError(str(error), errno=error.errno or errno.EIO, path=error.path)

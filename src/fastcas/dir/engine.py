@@ -438,12 +438,10 @@ class _Opened(os.PathLike[str]):
 
     def __init__(self, blob: BlobReader) -> None:
         self._blob = blob
+        self.means = str(blob.digest)  # for messages
 
     def __fspath__(self) -> str:
         return f"{_OPEN_FILES}/{self._blob.fileno()}"
-
-    def __repr__(self) -> str:
-        return self._blob.digest
 
 
 _OPEN_FILES = "/proc/self/fd"

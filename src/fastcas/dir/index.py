@@ -6,7 +6,7 @@ import errno
 import os
 import time
 
-from fastcas.dir.root import read_all
+from fastcas.dir.root import SIZE_OF_INT, read_all
 from fastcas.dir.temp import Temp
 from fastcas.errors import InvalidError, UnsupportedError
 from fastcas.files import write_all
@@ -47,6 +47,7 @@ class IndexFile:
         self._durability = durability
         self._pending = pending
         self._known: Index | None = None  # what was read or written last
+        self._status = memoryview(bytearray(SIZE_OF_INT)).cast("i")  # of the last sync of its name
 
     def read(self) -> Index:
         """The index as it is. InvalidError where it is missing, ambiguous, oversized or no index."""
@@ -100,6 +101,8 @@ class IndexFile:
                     after = function(before)
                     if after is None:
                         self._pending.sync()  # an update is a durability point, written or not
+                        if self._status[0]:
+                            raise self._root.not_synced(".", self._status[0])
                         return before
                     raw, after = self._encode(after, before)
                     if self._write(raw, only_if=(fd, before)):
@@ -181,7 +184,7 @@ class IndexFile:
         with self._root.held() as rootfd:
             temp.replace(rootfd, INDEX_FILE)
             if self._durability.sync_files:
-                self._root.sync(rootfd, ".")
+                self._root.sync(rootfd, ".", self._status)
         return True
 
 

@@ -15,7 +15,7 @@ from fastcas import _core
 from fastcas.digest import Digest
 from fastcas.dir.checksums import RECORDED_ABOVE
 from fastcas.dir.pending import Pending
-from fastcas.dir.root import DIRECTORY
+from fastcas.dir.root import DIRECTORY, SIZE_OF_INT
 from fastcas.dir.temp import Temp, exists, have_nameless
 from fastcas.errors import DurabilityError, InvalidError, UnsupportedError
 from fastcas.expected import check_algorithm, check_content, too_long
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _FICLONE = 0x40049409  # linux/fs.h, of _IOW(0x94, 9, int)
-
-_INT = 4  # bytes of C's
 
 BLOB_MODE = 0o444
 DIRECTORY_MODE = 0o755
@@ -400,7 +398,7 @@ class Ingest:
         """Has ``sync`` make stored files durable, and ``others`` beside. It is given memory with a C
         int for each, which is returned, for the errnos. Those files that have one are distrusted from
         then on, whatever interrupts the sync: the kernel says it once."""
-        statuses = memoryview(bytearray(_INT * (len(fds) + others))).cast("i")
+        statuses = memoryview(bytearray(SIZE_OF_INT * (len(fds) + others))).cast("i")
         files = [_identity(os.fstat(fd)) for fd in fds]
         self._syncing[id(statuses)] = files, statuses
         try:

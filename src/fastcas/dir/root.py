@@ -28,7 +28,8 @@ from fastcas.layout import (
 #: False where the kernel, or a seccomp filter, knows no openat2: then component by component.
 HAVE_OPENAT2 = True
 
-_NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP)
+NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP)
+SIZE_OF_INT = 4  # of C's
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 # A FIFO must not make us wait, nor a terminal become ours.
@@ -141,23 +142,29 @@ class Root:
     def _not_regular(self, name: str) -> InvalidError:
         return InvalidError(f"{name}: not a regular file", path=self.join(name))
 
-    def sync(self, fd: int, name: str) -> None:
+    def sync(self, fd: int, name: str, status: memoryview | None = None) -> None:
         """Makes the entries of the directory ``fd``, called ``name``, survive power loss.
 
-        Raises DurabilityError: what was put there is published, and nobody knows for how long.
+        Raises DurabilityError: what was put there is published, and nobody knows for how long. The
+        kernel says so once; then ``status``, a C int, has the errno, whatever interrupts this.
         """
-        try:
-            os.fsync(fd)
-        except OSError as error:
-            if error.errno in _NO_DIRECTORY_SYNC:
-                warn(f"{self.join(name)!r}: this filesystem can't sync directories")
-                return
-            raise DurabilityError(
-                f"{name}: the directory couldn't be synced ({os.strerror(error.errno or 0)}); "
-                "what was stored there is published, but may not survive power loss",
-                errno=error.errno or errno.EIO,
-                path=self.join(name),
-            ) from error
+        if status is None:
+            status = memoryview(bytearray(SIZE_OF_INT)).cast("i")
+        _core.sync_directory(fd, status)
+        if status[0] in NO_DIRECTORY_SYNC:
+            status[0] = 0
+            warn(f"{self.join(name)!r}: this filesystem can't sync directories")
+        if status[0]:
+            raise self.not_synced(name, status[0])
+
+    def not_synced(self, name: str, number: int) -> DurabilityError:
+        """What says that the directory ``name`` couldn't be synced."""
+        return DurabilityError(
+            f"{name}: the directory couldn't be synced ({os.strerror(number)}); "
+            "what was stored there is published, but may not survive power loss",
+            errno=number,
+            path=self.join(name),
+        )
 
     def give_to_owner(self, fd: int) -> None:
         """Where we run as root, hands a new file or directory to the layout's owner."""
@@ -284,7 +291,7 @@ def _sync_directory(path: str, dirfd: int) -> None:
         try:
             os.fsync(fd)
         except OSError as error:
-            if error.errno not in _NO_DIRECTORY_SYNC:
+            if error.errno not in NO_DIRECTORY_SYNC:
                 raise
             warn(f"{path!r}: this filesystem can't sync directories")
 

@@ -19,6 +19,7 @@ enum {
     SKEW = 17 * 64, /* streams at the same offsets within a page would share the few places of the cache for those */
     MEMORY_PIECE = 1 << 20,
     FORGET_STEP = 8 << 20,
+    MOST_OPEN = 256, /* files: the rest of the process needs descriptors too */
 };
 
 /* The item of one lane. */
@@ -315,6 +316,8 @@ int fc_many_open(fc_many *many)
     share = (many->count + (size_t)threads - 1) / (size_t)threads;
     if (share < (size_t)width)
         width = share ? (int)share : 1;
+    if (width > MOST_OPEN / threads)
+        width = MOST_OPEN / threads;
 
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
