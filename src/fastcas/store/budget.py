@@ -21,7 +21,7 @@ class Budget:
         self._reserve = reserve
         # Nothing else says what is had: where an interrupt leaves nobody to give it back, it goes with
         # the object, and who waits sees that a moment later.
-        self._shares: weakref.WeakSet[Share] = weakref.WeakSet()
+        self._shares: list[weakref.ref[Share]] = []
         self._lock = threading.RLock()  # taken by itself, as a Channel's is
         self._change = threading.Condition(self._lock)
 
@@ -29,11 +29,18 @@ class Budget:
         """For a with statement, whose value says whether there was as much."""
         return Share(self, min(size, self._size), wait)
 
+    def _live(self) -> list[Share]:
+        return [share for one in self._shares if (share := one()) is not None]
+
+    def _add(self, share: Share) -> None:
+        with self._lock:
+            self._shares = [weakref.ref(one) for one in (*self._live(), share)]
+
     def _left(self) -> int:
-        return self._size - sum(share.size for share in self._shares)
+        return self._size - sum(share.size for share in self._live())
 
     def _is_within(self, thread: int) -> bool:
-        return any(share.size and share.thread == thread for share in self._shares)
+        return any(share.size and share.thread == thread for share in self._live())
 
 
 class Share:
@@ -46,8 +53,7 @@ class Share:
         self._budget = budget
         self._wanted = size
         self._wait = wait
-        with budget._lock:
-            budget._shares.add(self)
+        budget._add(self)
 
     def grow(self, size: int, *, wait: bool = True) -> bool:
         """False where there isn't as much more, and ``wait`` is false."""

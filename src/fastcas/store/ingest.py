@@ -109,14 +109,9 @@ class Ingest:
             found = self._claim(digest, size, verify)
             if found:
                 return "exists"
-            # What the server copies nobody verifies: it mustn't take the place of anything.
-            is_absent = found is None
-            if (
-                is_absent
-                and not verify
-                and isinstance(blob, ObjectReader)
-                and blob.copy_to(self._bucket)
-            ):
+            # What the server copies nobody verifies: it takes the place of nothing.
+            unread = found is None and not verify
+            if unread and isinstance(blob, ObjectReader) and blob.copy_to(self._bucket):
                 return "server-copy"
         with open_source(blob) as opened:
             opened.size = size
