@@ -262,6 +262,7 @@ class TestArtifact:
 
     def test_errors(self, layout, tar, tmp_path):
         call("artifact", layout, tar, "--type", "a/b", code=2)
+        assert "(-)" in call("artifact", layout, "-", "--type", "a/b", "--tag", "x", code=2).stderr
         call("artifact", layout, tar, "--tag", "x", code=2)
         call("artifact", layout, tar, "--type", "none", "--tag", "x", code=4)
         call("artifact", layout, tar, "--type", "a/b", "--subject", "v7", code=3)

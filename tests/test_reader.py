@@ -1,9 +1,11 @@
 """BlobReader: what interruptions, forks and verify() leave of its promise."""
 
 import hashlib
+import io
 import os
 import signal
 import struct
+import sys
 import threading
 import uuid
 from array import array
@@ -32,6 +34,29 @@ def flip(cas, digest):
     os.chmod(path, 0o644)
     with open(path, "r+b") as blob:
         blob.write(b"\xff")
+
+
+def test_a_closed_reader_is_collected_without_python(cas):
+    """Where there is none, no Ctrl-C is lost."""
+    digest, _ = cas.put_blob(CONTENT)
+    ran = []
+
+    def watch(frame, event, _):
+        if event == "call":
+            ran.append(frame.f_code.co_name)
+
+    for buffered in (False, True):
+        blob = cas.get_blob(digest)
+        assert isinstance(blob, fastcas.BlobReader)
+        whole = io.BufferedReader(blob).read() if buffered else blob.read()
+        assert whole == CONTENT
+        blob.close()
+        assert isinstance(blob, fastcas.BlobReader)
+        assert "closed" in repr(blob)
+        sys.setprofile(watch)
+        del blob
+        sys.setprofile(None)
+    assert ran == []
 
 
 @pytest.mark.parametrize("taken", [0, 1000, 100_000])

@@ -273,6 +273,8 @@ def artifact(
 
     if tag is None and subject is None:
         raise click.UsageError("say --tag, --subject or both: else nothing leads to it")
+    if "-" in files:
+        raise click.UsageError("a file's name is its title, and standard input (-) has none: see put")
     when = created()
     with open_layout(layout, "batch") as engine, Progress(f"artifact {tag or ''}".rstrip()) as progress:
         built = build_artifact(

@@ -37,6 +37,8 @@ class FileReader(BlobReader):
 
     def _release(self) -> None:
         self._file.close()
+        if type(self) is FileReader:
+            self.__class__ = _Closed
 
     def _verify_small(self) -> bytes:
         algorithm, _, encoded = self.digest.partition(":")
@@ -52,6 +54,13 @@ class FileReader(BlobReader):
     def _name(self, error: BaseException) -> None:
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = f"blobs/{self.digest.replace(':', '/')}"
+
+
+class _Closed(FileReader):
+    """One whose collection runs no Python: a Ctrl-C there is lost."""
+
+    __slots__ = ()
+    __del__ = dict  # type: ignore[assignment]  # in C, and it takes no argument
 
 
 def read_whole(fd: int, digest: Digest, size: int) -> bytes:
