@@ -161,8 +161,8 @@ class Engine(Contract):
         "reflink", "server-copy" or "copy". What is copied is verified. Of a reflink and a copy by the
         server only the size is, unless it has 1 MiB at most or ``verify`` asks for more: a blob that
         is damaged there is as damaged here; unverified, it takes the place of nothing that is stored
-        here, not even of what has another size. ``verify`` is ``put_blob``'s ``verify_existing`` too. As
-        durable on return as after ``put_blob``, and the same errors.
+        here, not even of what has another size. ``verify`` is ``put_blob``'s ``verify_existing`` too.
+        As durable on return as after ``put_blob``, and the same errors.
         """
         digest, size = blob.digest, blob.size
         self.put_blob(
