@@ -619,6 +619,22 @@ def test_a_reflink_takes_the_place_of_nothing(pair, reflinks, durability):
     assert not reflinks
 
 
+def test_a_copy_that_fails_names_its_blob(pair, monkeypatch):
+    """Not the path by which its open file is opened again."""
+    source, target = pair
+    blobs = [put(source, random.Random(seed).randbytes(100_000)) for seed in range(2)]
+    place = Path(target.path) / "blobs" / "sha256"
+    place.rmdir()
+    place.write_bytes(b"")
+    monkeypatch.setattr(target._ingest, "share", lambda *_args, **_options: None)
+    with ExitStack() as stack:
+        readers = [stack.enter_context(source.get_blob(blob.digest)) for blob in blobs]
+        with pytest.raises((InvalidError, OSError)) as caught:
+            target.put_copies(readers)
+    if hasattr(caught.value, "__notes__"):
+        assert caught.value.__notes__ == [f"source 0 of put_blobs: '{blobs[0].digest}'"]
+
+
 def test_a_reflink_of_another_size(pair, monkeypatch):
     source, target = pair
     large = put(source, bytes(2 << 20))

@@ -10,6 +10,8 @@ import os
 import sys
 import time
 
+from fastcas.files import write_all
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -131,24 +133,13 @@ class StandardOutput:
             self._file = out.buffer
 
     def write(self, data: bytes | memoryview) -> int:
-        left = memoryview(data)
-        while left:
-            left = left[self._write_some(left) :]
-        return len(data)
-
-    def _write_some(self, data: memoryview) -> int:
         if self._descriptor < 0:
             return int(self._file.write(data))
         try:
-            return os.write(self._descriptor, data)
-        except BlockingIOError:
-            # Whoever shares the pipe may have made it non-blocking.
-            import select
-
-            select.select((), (self._descriptor,), ())
-            return 0
+            write_all(self._descriptor, data)
         except OSError as error:
             raise refused(error) from error
+        return len(data)
 
 
 def standard_input() -> BinaryIO:

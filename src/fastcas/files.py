@@ -27,7 +27,7 @@ def write_all(fd: int, content: bytes | memoryview) -> None:
     while rest:
         try:
             rest = rest[os.write(fd, rest) :]
-        except BlockingIOError:  # whoever shares a terminal may have made it so
+        except BlockingIOError:  # whoever shares the terminal or pipe may have made it so
             import select
 
             room = select.poll()
@@ -35,7 +35,7 @@ def write_all(fd: int, content: bytes | memoryview) -> None:
             room.poll()
 
 
-class Writer(io.RawIOBase):
+class DescriptorWriter(io.RawIOBase):
     """A raw file over a descriptor, which isn't its own, that takes all that it is given."""
 
     def __init__(self, fd: int) -> None:

@@ -123,6 +123,12 @@ def open_source(source: Any) -> Source:
     )
 
 
+class NamedPath(os.PathLike[str]):
+    """A path that messages call ``name``: it says nothing to who reads them."""
+
+    name: str
+
+
 def name_source(failure: BaseException, number: int, source: Any) -> None:
     """Says in what ``put_blobs`` raises which of its sources failed."""
     try:
@@ -136,8 +142,10 @@ def name_source(failure: BaseException, number: int, source: Any) -> None:
 def _describe(source: Any) -> str:
     """The beginning of its repr where that is sure not to be long, else its type."""
     try:
-        if isinstance(source, os.PathLike):
-            source = getattr(source, "means", None) or os.fspath(source)
+        if isinstance(source, NamedPath):
+            source = source.name
+        elif isinstance(source, os.PathLike):
+            source = os.fspath(source)
         if isinstance(source, (bytes, bytearray, str)):
             source = source[:_DESCRIBED]
         if isinstance(source, (bytes, bytearray, str, int, float, io.IOBase)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from fastcas import _core
-from fastcas.dir.root import DIRECTORY, NO_DIRECTORY_SYNC, SIZE_OF_INT
+from fastcas.dir.root import DIRECTORY, NO_DIRECTORY_SYNC, new_statuses
 from fastcas.errors import InvalidError, UnsupportedError
 from fastcas.layout import BLOBS
 
@@ -118,7 +118,7 @@ class Durability:
 
     def _sync_directory(self, directory: int, algorithm: str) -> None:
         self._check(algorithm)
-        statuses = memoryview(bytearray(3 * SIZE_OF_INT)).cast("i")
+        statuses = new_statuses(3)
         self._syncs[id(statuses)] = algorithm, statuses
         try:
             self._sync_names(directory, algorithm, statuses)

@@ -26,6 +26,7 @@ from fastcas.expected import check_content, check_expected, not_computable
 from fastcas.layout import BLOBS
 from fastcas.reader import describe
 from fastcas.results import BlobInfo, CopyResult, PutResult
+from fastcas.source import NamedPath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -433,12 +434,12 @@ def _reopen(path: str, durability: str) -> DirEngine:
     return DirEngine.open(path, durability=durability)
 
 
-class _Opened(os.PathLike[str]):
+class _Opened(NamedPath):
     """The open file of a reader, to be opened once more, with an offset of its own."""
 
     def __init__(self, blob: BlobReader) -> None:
         self._blob = blob
-        self.means = str(blob.digest)  # for messages
+        self.name = str(blob.digest)
 
     def __fspath__(self) -> str:
         return f"{_OPEN_FILES}/{self._blob.fileno()}"

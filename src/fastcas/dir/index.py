@@ -6,7 +6,7 @@ import errno
 import os
 import time
 
-from fastcas.dir.root import SIZE_OF_INT, read_all
+from fastcas.dir.root import new_statuses, read_all
 from fastcas.dir.temp import Temp
 from fastcas.errors import InvalidError, UnsupportedError
 from fastcas.files import write_all
@@ -47,7 +47,7 @@ class IndexFile:
         self._durability = durability
         self._pending = pending
         self._known: Index | None = None  # what was read or written last
-        self._status = memoryview(bytearray(SIZE_OF_INT)).cast("i")  # of the last sync of its name
+        self._status = new_statuses(1)  # of the last sync of its name
 
     def read(self) -> Index:
         """The index as it is. InvalidError where it is missing, ambiguous, oversized or no index."""

@@ -15,7 +15,7 @@ from fastcas import _core
 from fastcas.digest import Digest
 from fastcas.dir.checksums import RECORDED_ABOVE
 from fastcas.dir.pending import Pending
-from fastcas.dir.root import DIRECTORY, SIZE_OF_INT
+from fastcas.dir.root import DIRECTORY, new_statuses
 from fastcas.dir.temp import Temp, exists, have_nameless
 from fastcas.errors import DurabilityError, InvalidError, UnsupportedError
 from fastcas.expected import check_algorithm, check_content, too_long
@@ -398,7 +398,7 @@ class Ingest:
         """Has ``sync`` make stored files durable, and ``others`` beside. It is given memory with a C
         int for each, which is returned, for the errnos. Those files that have one are distrusted from
         then on, whatever interrupts the sync: the kernel says it once."""
-        statuses = memoryview(bytearray(SIZE_OF_INT * (len(fds) + others))).cast("i")
+        statuses = new_statuses(len(fds) + others)
         files = [_identity(os.fstat(fd)) for fd in fds]
         self._syncing[id(statuses)] = files, statuses
         try:

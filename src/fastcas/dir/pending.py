@@ -14,6 +14,7 @@ import errno
 import os
 
 from fastcas import _core
+from fastcas.dir.root import new_statuses
 from fastcas.dir.temp import room_for_temps
 from fastcas.errors import ClosedError, DurabilityError, FastCASError
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from fastcas.dir.root import Root
     from fastcas.dir.temp import Temp
 
-_INT = 4  # bytes of C's
 
 # So many descriptors are kept while files wait: to give names, where no other is left, needs as many.
 _SPARE = 6
@@ -189,7 +189,7 @@ class Pending:
     def _make_durable(self) -> None:
         self._note_failures()  # of a sync that was interrupted: the next one wouldn't see them again
         waiting = [one for one in self._waiting.copy().values() if not one.durable]
-        statuses = memoryview(bytearray(_INT * len(waiting))).cast("i")
+        statuses = new_statuses(len(waiting))
         self._syncing = waiting, statuses
         self._durability.sync_data([one.fd for one in waiting], statuses)
         self._note_failures()

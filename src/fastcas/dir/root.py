@@ -29,7 +29,7 @@ from fastcas.layout import (
 HAVE_OPENAT2 = True
 
 NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP)
-SIZE_OF_INT = 4  # of C's
+_SIZE_OF_INT = 4  # of C's
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 # A FIFO must not make us wait, nor a terminal become ours.
@@ -149,7 +149,7 @@ class Root:
         kernel says so once; then ``status``, a C int, has the errno, whatever interrupts this.
         """
         if status is None:
-            status = memoryview(bytearray(SIZE_OF_INT)).cast("i")
+            status = new_statuses(1)
         _core.sync_directory(fd, status)
         if status[0] in NO_DIRECTORY_SYNC:
             status[0] = 0
@@ -284,6 +284,11 @@ def _remove_new_layout(fd: int, path: str) -> None:
         except FileNotFoundError:
             pass
     os.rmdir(path)
+
+
+def new_statuses(count: int) -> memoryview:
+    """Memory for so many errnos, C ints, all 0."""
+    return memoryview(bytearray(_SIZE_OF_INT * count)).cast("i")
 
 
 def _sync_directory(path: str, dirfd: int) -> None:

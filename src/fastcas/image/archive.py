@@ -21,7 +21,7 @@ from fastcas.destination import Destination
 from fastcas.digest import Digest, shorten
 from fastcas.errors import InvalidError, NotExistError, SizeMismatchError
 from fastcas.expected import check_algorithm, check_content
-from fastcas.files import Writer, open_to_others
+from fastcas.files import DescriptorWriter, open_to_others
 from fastcas.image import tar
 from fastcas.image.closure import find_closure, merge_entries, name_of, select_entry, shift
 from fastcas.image.codec import sniff
@@ -168,7 +168,7 @@ def _name_of_blob(digest: Digest) -> str:
 def _write_file(path: str, pieces: Iterator[bytes]) -> None:
     with Destination(path) as out:
         with out.open() as fd:
-            with io.BufferedWriter(Writer(fd), _BUFFER) as file:
+            with io.BufferedWriter(DescriptorWriter(fd), _BUFFER) as file:
                 file.writelines(pieces)
             if out.temp is not None:
                 open_to_others(fd, 0o666)

@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
     Path = tuple[Descriptor, ...]
 
-__all__ = ["find_stored", "resolve_reference"]
+__all__ = ["find_stored", "is_short", "resolve_reference"]
 
 #: The least number of digits that are taken for the beginning of a digest: fewer are a tag's.
 SHORTEST = 7
 
-_LONGEST_SHORT = 40  # as git's
+# With more digits it is rather a whole one that has lost some.
+_LONGEST_SHORT = 40
 _SHORT = re.compile(rf"(?:({'|'.join(REGISTERED)}):)?([0-9a-f]{{{SHORTEST},}})")
 
 # Paths are kept: so many descriptors all together, 80 MB.

@@ -5,15 +5,13 @@
 #include <immintrin.h>
 
 enum {
-    AHEAD = 512, /* bytes; hardware prefetchers lose track of several streams at once */
     /* From so many streams on they are quicker so: 8 at a time in vectors of 256 bits, of which the CPU computes more at
        once, 16 in those of 512. */
     FROM_8 = 7,
     FROM_16 = 12,
 };
 
-#define WIDE_TARGET "avx512f,avx512vl,avx512bw"
-#define TEMPLATE static inline __attribute__((always_inline, target(WIDE_TARGET)))
+#define TEMPLATE static inline __attribute__((always_inline, target(FC_AVX512)))
 
 TEMPLATE __m256i repeat_256(__m128i x)
 {
@@ -53,7 +51,7 @@ TEMPLATE void load_block_256(__m256i *w, const unsigned char *const from[], size
         }
     }
     FC_UNROLL for (int lane = 0; lane < 8; lane++)
-        _mm_prefetch((const char *)from[lane] + at + AHEAD, _MM_HINT_T0);
+        _mm_prefetch((const char *)from[lane] + at + FC_AHEAD, _MM_HINT_T0);
 }
 
 TEMPLATE void load_block_512(__m512i *w, const unsigned char *const from[], size_t at)
@@ -61,7 +59,7 @@ TEMPLATE void load_block_512(__m512i *w, const unsigned char *const from[], size
     __m512i row[16], part[16];
 
     FC_UNROLL for (int lane = 0; lane < 16; lane++) {
-        _mm_prefetch((const char *)from[lane] + at + AHEAD, _MM_HINT_T0);
+        _mm_prefetch((const char *)from[lane] + at + FC_AHEAD, _MM_HINT_T0);
         row[lane] = _mm512_loadu_si512(from[lane] + at);
     }
     FC_UNROLL for (int four = 0; four < 16; four += 4)
@@ -108,8 +106,7 @@ static void hash(uint32_t *const state[], const unsigned char *const data[], siz
 
 static int supported(void)
 {
-    return fc_sha256_x2_sha.supported() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bw");
+    return fc_sha256_x2_sha.supported() && fc_has_avx512();
 }
 
 const fc_sha256_kernel fc_sha256_x16_avx512 = {"avx512-x16", 16, supported, hash};

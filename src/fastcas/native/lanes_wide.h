@@ -47,7 +47,7 @@ TEMPLATE V OF(constant)(int t)
 }
 
 /* `lanes` of `STREAMS`; the others do what the first does, and it is forgotten. */
-static __attribute__((target(WIDE_TARGET))) void OF(hash)(uint32_t *const state[], const unsigned char *const data[],
+static __attribute__((target(FC_AVX512))) void OF(hash)(uint32_t *const state[], const unsigned char *const data[],
                                                           size_t blocks, int lanes)
 {
     const V big_endian = OF(repeat)(_mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203));

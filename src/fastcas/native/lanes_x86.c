@@ -6,10 +6,7 @@
 #include <cpuid.h>
 #include <immintrin.h>
 
-enum {
-    MOST = 4,    /* lanes */
-    AHEAD = 512, /* bytes; hardware prefetchers lose track of several streams at once */
-};
+enum { MOST = 4 }; /* lanes */
 
 /* What every CPU with these extensions has; a caller's wider instruction set is used where this is inlined. */
 #define SHA_TARGET "sha,sse4.1"
@@ -60,7 +57,7 @@ TEMPLATE void hash(uint32_t *const state[], const unsigned char *const data[], s
         FC_UNROLL for (int i = 0; i < lanes; i++) {
             const __m128i *block = (const __m128i *)(data[i] + at);
             before[i] = now[i];
-            _mm_prefetch((const char *)block + AHEAD, _MM_HINT_T0);
+            _mm_prefetch((const char *)block + FC_AHEAD, _MM_HINT_T0);
             FC_UNROLL for (int n = 0; n < 4; n++)
                 w[i][n] = _mm_shuffle_epi8(_mm_loadu_si128(block + n), big_endian);
         }
@@ -103,7 +100,7 @@ static __attribute__((target(SHA_TARGET))) void hash_2(uint32_t *const state[], 
 #else
 #define TUNE ",prefer-vector-width=128"
 #endif
-#define VL_TARGET SHA_TARGET ",avx512f,avx512vl,avx512bw" TUNE
+#define VL_TARGET SHA_TARGET "," FC_AVX512 TUNE
 
 static __attribute__((target(VL_TARGET))) void hash_4(uint32_t *const state[], const unsigned char *const data[],
                                                       size_t blocks, int lanes)
@@ -139,14 +136,19 @@ int fc_is_intel(void)
     return __builtin_cpu_is("intel");
 }
 
+int fc_has_avx512(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+}
+
 static int has_vl(void)
 {
 #if defined(__clang__)
-    if (fc_is_intel())
+    if (fc_is_intel()) /* see TUNE */
         return 0;
 #endif
-    return has_sha() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bw");
+    return has_sha() && fc_has_avx512();
 }
 
 const fc_sha256_kernel fc_sha256_x4_avx512vl = {"avx512vl-x4", 4, has_vl, hash_4};

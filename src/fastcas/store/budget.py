@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 
+# What an interrupt leaves is given back without a word to those that wait: they look so often.
 _MOMENT = 0.5  # seconds
 
 
@@ -12,8 +13,8 @@ class Budget:
     """So many bytes at most are in memory; who wants more waits for who has them.
 
     A thread that has some never waits: it is within a source, which puts something else, and what it
-    has is free only when that is done. So that goes beyond the budget. Who doesn't want to wait leaves
-    ``reserve`` bytes to those who do: it may have the rest for as long as somebody else likes.
+    has is free only when that is done. So that goes beyond the budget. Those that don't wait leave
+    ``reserve`` bytes to those that do: they may keep theirs for as long as somebody else likes.
     """
 
     def __init__(self, size: int, reserve: int = 0) -> None:
@@ -44,8 +45,8 @@ class Budget:
 
 
 class Share:
-    """What somebody has of a budget, from within a with statement on until its end; with nothing else,
-    ``size`` bytes."""
+    """What one put has of a budget: ``size`` bytes. As a context it takes what was asked for, says
+    whether it got that, and gives all back."""
 
     def __init__(self, budget: Budget, size: int = 0, wait: bool = True) -> None:
         self.size = 0

@@ -136,7 +136,9 @@ class Ingest:
         if found is not None:  # what is wrong is replaced, which no sweep may take either
             self._sweeps.mark(digest)
         settled = self._sweeps.settle(digest, quiet_until)
-        return found if settled or not found or self._is_stored(digest) else None
+        if found and not settled and not self._is_stored(digest):
+            return None  # a sweep has taken it
+        return found
 
     def _is_stored_right(self, digest: Digest, size: int, verify: bool) -> bool | None:
         """None where it isn't stored."""
