@@ -269,6 +269,20 @@ def test_a_sync_of_a_directory_that_is_only_interrupted_is_made_again(tmp_path, 
         cas.sync()
 
 
+def test_a_closed_engine_is_collected_without_python(tmp_path):
+    """That may come at any time, and where there is none, no Ctrl-C is lost."""
+    cas = fastcas.create(tmp_path / "image")
+    cas.put_blob(b"1")
+    cas.close()
+    assert isinstance(cas, fastcas.DirEngine)
+    assert "closed" in repr(cas)
+    ran = []
+    sys.setprofile(lambda frame, event, _: event == "call" and ran.append(frame.f_code.co_name))
+    del cas
+    sys.setprofile(None)
+    assert ran == []
+
+
 def test_the_errno_of_a_directory_is_there_before_anything_else(tmp_path):
     status = memoryview(bytearray(4)).cast("i")
     receive, send = os.pipe()

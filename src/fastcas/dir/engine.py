@@ -404,6 +404,8 @@ class DirEngine(Engine):
                 self._pending.close()
                 self._waits.close()
                 self._root.close()
+                if type(self) is DirEngine:
+                    self.__class__ = _Closed
 
     def _about(self, error: OSError | InvalidError, digest: Digest) -> Exception:
         if isinstance(error, InvalidError):
@@ -428,6 +430,12 @@ class DirEngine(Engine):
             self._pending.close()
             self._waits.close()
             root.close()
+
+
+class _Closed(DirEngine):
+    """One whose collection, whenever that comes, runs no Python: a Ctrl-C there is lost."""
+
+    __del__ = dict  # type: ignore[assignment]  # in C, and it takes no argument
 
 
 def _reopen(path: str, durability: str) -> DirEngine:
